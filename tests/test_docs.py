@@ -53,6 +53,7 @@ def table(page: str, heading: str) -> list[list[str]]:
         "how-to/predict.md",
         "how-to/track.md",
         "how-to/train-a-policy.md",
+        "how-to/write-a-task.md",
         "optimizers.md",
         "reference/files.md",
     ],

@@ -19,7 +19,7 @@ def maker_for(cells: Cells, *, device: str, data_dir: Path | None, trust_code: b
         cells: a folder with cells.
         device: torch device to train on.
         data_dir: where datasets lie.
-        trust_code: whether a task may name a model factory to import.
+        trust_code: whether a task may name factories to import.
         ranks: processes that train each cell together.
 
     Returns:

@@ -144,7 +144,7 @@ class EpisodeMaker:
         folder: gets the returns.
         device: torch device, ``"auto"`` for that of the learning.
         data_dir: where datasets lie.
-        trust_code: whether a task may name a model factory to import.
+        trust_code: whether a task may name factories to import.
         side_by_side: workers on this machine, which share its cores.
     """
 

@@ -67,7 +67,7 @@ def calibrate(
         data: its data, on the device.
         device: where to time.
         batch_sizes: the batch sizes to time.
-        trust_code: allow the task to name a model factory to import.
+        trust_code: allow the task to name factories to import.
 
     Returns:
         The table.
@@ -120,7 +120,7 @@ def cached_calibration(
         device: the device of the run.
         payload: the task's fingerprint payload.
         fresh: time now even where a table is kept.
-        trust_code: allow the task to name a model factory to import.
+        trust_code: allow the task to name factories to import.
         before_timing: called where the machine is timed now, before it is.
 
     Returns:

@@ -4,10 +4,12 @@ Nothing in it is ever executed. No generator state is stored because every rando
 purpose, epoch).
 """
 
+import io
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any
 
 import torch
@@ -27,6 +29,7 @@ FORMAT_VERSION = 1
 _KEY = "autobatch"
 _MODEL = "model/"
 _OPTIMIZER = "optimizer/"
+_WHOLE_OPTIMIZER = "optimizer"
 
 
 @dataclass(frozen=True)
@@ -42,13 +45,29 @@ class Checkpoint:
     record: dict[str, Any]
 
 
-def snapshot(model: nn.Module, optimizer: Optimizer) -> dict[str, Tensor]:
-    """Return contiguous copies, on the CPU, of the tensors of a model and its optimizer by prefixed name."""
+def snapshot(model: nn.Module, optimizer: Optimizer, *, whole: bool = False) -> dict[str, Tensor]:
+    """Return contiguous copies, on the CPU, of the tensors of a model and its optimizer by prefixed name.
+
+    Args:
+        model: the network.
+        optimizer: its optimizer.
+        whole: whether the optimizer's state may hold other than tensors in the shape of the parameters, as one of the
+            user's own: all of it is then kept in one tensor of bytes.
+
+    Returns:
+        The copies.
+
+    Raises:
+        CheckpointError: the state of such an optimizer cannot be saved.
+    """
     tensors = {_MODEL + name: value for name, value in model.state_dict().items() if isinstance(value, Tensor)}
-    for index, state in optimizer.state_dict()["state"].items():
-        tensors.update(
-            (f"{_OPTIMIZER}{index}/{name}", value) for name, value in state.items() if isinstance(value, Tensor)
-        )
+    if whole:
+        tensors[_WHOLE_OPTIMIZER] = _bytes_of(optimizer)
+    else:
+        for index, state in optimizer.state_dict()["state"].items():
+            tensors.update(
+                (f"{_OPTIMIZER}{index}/{name}", value) for name, value in state.items() if isinstance(value, Tensor)
+            )
     return {
         name: value.detach().to("cpu", copy=True, memory_format=torch.contiguous_format)
         for name, value in tensors.items()
@@ -62,6 +81,9 @@ def put_back(tensors: Mapping[str, Tensor], model: nn.Module, optimizer: Optimiz
         model.load_state_dict(model_state)
     except RuntimeError as error:
         raise CheckpointError(f"{source}: the model in it is another one: {error}") from None
+    if _WHOLE_OPTIMIZER in tensors:
+        _load_bytes(optimizer, tensors[_WHOLE_OPTIMIZER], source)
+        return
     parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
     own_shapes = optimizer.own_shapes if isinstance(optimizer, FisherOptimizer) else frozenset()
     for index, state in optimizer_state.items():
@@ -72,6 +94,31 @@ def put_back(tensors: Mapping[str, Tensor], model: nn.Module, optimizer: Optimiz
                 state[name] = _laid_out_like(parameters[index], value, f"{source}: '{name}' of parameter {index}")
     groups = optimizer.state_dict()["param_groups"]  # settings are not kept: the caller made the optimizer anew
     optimizer.load_state_dict({"state": optimizer_state, "param_groups": groups})
+
+
+def _bytes_of(optimizer: Optimizer) -> Tensor:
+    content = io.BytesIO()
+    try:
+        torch.save(optimizer.state_dict(), content)
+    except Exception as error:  # the user's code
+        raise CheckpointError(f"it cannot be saved: {type(error).__name__}: {error}") from error
+    return torch.frombuffer(bytearray(content.getvalue()), dtype=torch.uint8)
+
+
+def _load_bytes(optimizer: Optimizer, content: Tensor, source: str) -> None:
+    try:
+        state = torch.load(io.BytesIO(content.numpy().tobytes()), map_location="cpu", weights_only=True)
+    except (OSError, EOFError, RuntimeError, ValueError, UnpicklingError):
+        raise CheckpointError(
+            f"{source}: the optimizer in it is damaged, or holds other than tensors, numbers, texts, and lists and "
+            "mappings of them"
+        ) from None
+    try:
+        optimizer.load_state_dict(state)
+    except Exception as error:  # the user's code
+        raise CheckpointError(
+            f"{source}: the optimizer in it cannot be loaded: {type(error).__name__}: {error}"
+        ) from error
 
 
 def write_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
@@ -112,6 +159,8 @@ def _split(tensors: Mapping[str, Tensor], source: str) -> tuple[dict[str, Tensor
     for key, value in tensors.items():
         if key.startswith(_MODEL):
             model_state[key.removeprefix(_MODEL)] = value
+            continue
+        if key == _WHOLE_OPTIMIZER:
             continue
         index, _, name = key.removeprefix(_OPTIMIZER).partition("/")
         if not key.startswith(_OPTIMIZER) or not index.isdecimal():

@@ -8,20 +8,23 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.parallel import DistributedDataParallel
-from torch.optim import SGD, AdamW, Optimizer
+from torch.optim import SGD, Optimizer
 
 from autobatch._errors import ConfigError
 from autobatch.beacons import QUANTITY, chance
 from autobatch.control import derive_generator, derive_seed
 from autobatch.control._ranks import Ranks
+from autobatch.control.rates import is_adaptive
 from autobatch.optim import NaturalGradient
+from autobatch.training._checkpoint import snapshot
 from autobatch.training._controller import EngineController
 from autobatch.training._losses import each_loss, error_of, mean_loss, summed
+from autobatch.training._own_optimizer import build_own, check_own
 from autobatch.training._prodigy import build_prodigy
 from autobatch.training.data import Data, augment, shifted_views
 from autobatch.training.models import build_task_model
 from autobatch.training.task import OptimizerSpec, TaskSpec
-from autobatch.training.task._optimizers import OF_FISHER
+from autobatch.training.task._optimizers import OF_FISHER, OF_TORCH
 
 EVALUATION_BATCH = 512
 """Examples per forward pass of an evaluation; larger ones fall out of a CPU's cache."""
@@ -90,35 +93,60 @@ def seed_global_generators(device: torch.device, seed: int) -> None:
         torch.cuda.default_generators[device.index].manual_seed(seed)
 
 
-def build_optimizer(spec: OptimizerSpec, model: nn.Module, lr: float) -> Optimizer:
+def build_optimizer(spec: OptimizerSpec, model: nn.Module, lr: float, *, trust_code: bool = False) -> Optimizer:
     """Make a task's optimizer; ``lr`` is a first learning rate, and the controller sets it before every epoch."""
+    if spec.own:
+        return build_own(spec, model, lr, trust_code=trust_code)
+    momentum, weight_decay = spec.momentum or 0.0, spec.weight_decay or 0.0
+    given = {"lr": lr, "weight_decay": weight_decay, **spec.settings}
     if spec.name == "prodigy":
-        return build_prodigy(model.parameters(), lr=lr, momentum=spec.momentum, weight_decay=spec.weight_decay)
+        return build_prodigy(model.parameters(), lr=lr, momentum=momentum, weight_decay=weight_decay)
     if spec.name in OF_FISHER:
-        return OF_FISHER[spec.name](
-            model, {"lr": lr, "weight_decay": spec.weight_decay, **spec.settings}, spec.momentum
-        )
-    if spec.name == "adamw":
-        return AdamW(
-            model.parameters(), lr=lr, betas=(spec.momentum, 0.999), weight_decay=spec.weight_decay, fused=True
-        )
+        return OF_FISHER[spec.name](model, given, momentum)
+    if spec.name in OF_TORCH:
+        return OF_TORCH[spec.name](model.parameters(), given, momentum)
     return SGD(
         model.parameters(),
         lr=lr,
-        momentum=spec.momentum,
+        momentum=momentum,
         nesterov=spec.nesterov,
-        weight_decay=spec.weight_decay,
+        weight_decay=weight_decay,
         fused=True,
     )
 
 
 def check_task_optimizer(task: TaskSpec, data: Data, *, trust_code: bool) -> None:
-    """Refuse a network or a largest batch that a task's optimizer cannot take, before anything is trained or timed."""
-    if task.optimizer.name == "natural-gradient":
-        model = build_task_model(task, data, trust_code=trust_code)
-        optimizer = build_optimizer(task.optimizer, model, task.optimizer.base_lr)
+    """Refuse a network or a largest batch that a task's optimizer cannot take, before anything is trained or timed.
+
+    Args:
+        task: the task.
+        data: its data.
+        trust_code: allow the task to name factories to import.
+
+    Raises:
+        ConfigError: it cannot take them, or it is one of the user's own that a run cannot rest on.
+    """
+    spec, lr = task.optimizer, task.optimizer.base_lr
+    if spec.name == "natural-gradient":
+        optimizer = build_optimizer(spec, build_task_model(task, data, trust_code=trust_code), lr)
         assert isinstance(optimizer, NaturalGradient)
         _check_natural(optimizer, task, data)
+    elif spec.own:
+        place = data.train_inputs.device
+        models = [build_task_model(task, data, trust_code=trust_code).to(place) for _ in range(2)]
+        try:
+            check_own(spec, models, lambda model: build_optimizer(spec, model, lr, trust_code=trust_code))
+        except ConfigError as error:
+            raise ConfigError(f"task {task.name!r}: {error}") from error
+
+
+def scales_its_steps(task: TaskSpec, data: Data, *, trust_code: bool) -> bool:
+    """Say whether a task's optimizer scales its steps by the gradients' own size, as a controller of it will."""
+    spec = task.optimizer
+    if not spec.own:
+        return spec.adaptive
+    model = build_task_model(task, data, trust_code=trust_code).to(data.train_inputs.device)
+    return is_adaptive(build_optimizer(spec, model, spec.base_lr, trust_code=trust_code))
 
 
 def check_together(task: TaskSpec, model: nn.Module) -> None:
@@ -154,7 +182,7 @@ class Engine:
         data: its data, on the device.
         device: where to train.
         seed: the run's seed.
-        trust_code: allow the task to name a model factory to import.
+        trust_code: allow the task to name factories to import.
         ranks: the processes that train together, each its share of every batch; None for this one alone.
 
     Attributes:
@@ -182,7 +210,8 @@ class Engine:
         initial_seed = derive_seed(seed, "initialisation")
         model = build_task_model(task, data, seed=initial_seed, trust_code=trust_code)
         self.model = model.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-        self.optimizer = build_optimizer(task.optimizer, self.model, task.optimizer.base_lr)
+        lr = task.optimizer.base_lr
+        self.optimizer = build_optimizer(task.optimizer, self.model, lr, trust_code=trust_code)
         if isinstance(self.optimizer, NaturalGradient):
             _check_natural(self.optimizer, task, data)
         self._ranks = ranks if ranks is not None and ranks.size > 1 else None
@@ -202,6 +231,10 @@ class Engine:
     def parameters(self) -> int:
         """Trainable parameters of the model."""
         return sum(parameter.numel() for parameter in self.model.parameters() if parameter.requires_grad)
+
+    def snapshot(self) -> dict[str, Tensor]:
+        """Return copies, on the CPU, of what ``put_back`` brings back into model and optimizer."""
+        return snapshot(self.model, self.optimizer, whole=self.task.optimizer.own)
 
     def train_period(self, controller: EngineController, after_step: Callable[[int, int], None]) -> float:
         """Train to the next decision and return the mean loss, of all processes.

@@ -41,7 +41,7 @@ class RunConfig(BaseModel):
         default=False, description="Measure by the task's interval and floor, as beacons do, rather than by budget."
     )
     calibrate: bool = Field(default=False, description="Time this machine rather than use a recorded cost table.")
-    trust_code: bool = Field(default=False, description="Allow the task to name a model factory to import.")
+    trust_code: bool = Field(default=False, description="Allow the task to name factories to import.")
     costs: CostTable | None = Field(
         default=None, description="Seconds by batch size; filled in once at the run's start, then kept."
     )

@@ -3,7 +3,7 @@
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
 import torch
 from torch import Tensor
@@ -26,14 +26,11 @@ from autobatch.control import (
 from autobatch.control._ranks import Ranks
 from autobatch.control.run import EpochRow
 from autobatch.policies import Decision, Moves, Observation, Policy, TaskInfo
-from autobatch.training._checkpoint import put_back, snapshot
+from autobatch.training._checkpoint import put_back
 from autobatch.training._controller import EngineController
 from autobatch.training._engine import Engine, divergence
 from autobatch.training._run import RunConfig
 from autobatch.training.data import Data
-
-if TYPE_CHECKING:
-    from torch.optim import Optimizer
 
 BN: Final = "rows"
 """What a sample's gradient means under BatchNorm; see ``FisherProbe``."""
@@ -140,9 +137,8 @@ class Trial:
 
     def state(self) -> TrialState:
         """Return a copy of where the training stands, between two decision periods."""
-        optimizer: Optimizer = self.engine.optimizer
         return TrialState(
-            snapshot(self.engine.model, optimizer),
+            self.engine.snapshot(),
             self.controller.state_dict(),
             self.controller.kept,
             self.stopped_because,

@@ -58,7 +58,7 @@ def compare(
     device: Device = "auto",
     data_dir: DataDir = None,
     trust_code: Annotated[
-        bool, typer.Option("--trust-code", help="Allow a task to import the model factory that it names.")
+        bool, typer.Option("--trust-code", help="Allow a task to import the factories that it names.")
     ] = False,
     as_json: FiguresAsJson = False,
 ) -> None:

@@ -8,9 +8,11 @@ from autobatch.control.rates._rates import (
     STEERED,
     OptimizerRates,
     Schedule,
+    check_groups,
     check_optimizer,
     check_rate,
     constant_schedule,
+    is_adaptive,
     steered_schedule,
 )
 from autobatch.control.rates._rules import GradientNoise, LearningRateRule, RuleName
@@ -22,8 +24,10 @@ __all__ = [
     "OptimizerRates",
     "RuleName",
     "Schedule",
+    "check_groups",
     "check_optimizer",
     "check_rate",
     "constant_schedule",
+    "is_adaptive",
     "steered_schedule",
 ]

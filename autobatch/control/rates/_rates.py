@@ -69,7 +69,7 @@ class OptimizerRates:
     """
 
     def __init__(self, optimizer: Optimizer, took_step: Callable[[Tensor | None], None] = lambda skipped: None) -> None:
-        _check_groups(optimizer)
+        check_groups(optimizer)
         # A scheduler with a warm-up may start at 0; what it multiplies is in initial_lr.
         first = optimizer.param_groups[0]
         self.reference = float(first.get("initial_lr", first["lr"]))
@@ -85,15 +85,14 @@ class OptimizerRates:
 
     def move(self, optimizer: Optimizer) -> None:
         """Go over to another optimizer in mid-training; the reference stays that of the training's start."""
-        _check_groups(optimizer)
+        check_groups(optimizer)
         self.release()
         self._take(optimizer)
 
     def _take(self, optimizer: Optimizer) -> None:
         self._optimizer = optimizer
         self._owned = [float(group["lr"]) for group in optimizer.param_groups]
-        of_fisher = isinstance(optimizer, FisherOptimizer)
-        self.adaptive = of_fisher or any("betas" in group for group in optimizer.param_groups)
+        self.adaptive = is_adaptive(optimizer)
         before = getattr(optimizer, _ATTRIBUTE, lambda: None)()
         if before is not None and before is not self:
             _LOG.warning("the optimizer had another controller, which steers it no longer")
@@ -280,7 +279,13 @@ def check_rate(rate: float, what: str) -> None:
         raise ConfigError(f"{what}: expected a positive finite number, got {rate}")
 
 
-def _check_groups(optimizer: Optimizer) -> None:
+def is_adaptive(optimizer: Optimizer) -> bool:
+    """Say whether an optimizer scales its steps by the gradients' own size: of Adam's kin the groups have betas."""
+    return isinstance(optimizer, FisherOptimizer) or any("betas" in group for group in optimizer.param_groups)
+
+
+def check_groups(optimizer: Optimizer) -> None:
+    """Refuse an optimizer that takes no hooks, or of whose groups one has no learning rate that is a finite number."""
     check_optimizer(optimizer)
     for index, group in enumerate(optimizer.param_groups):
         if "lr" not in group:

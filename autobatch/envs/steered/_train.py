@@ -115,7 +115,7 @@ class SteeredTrainEnv(TrainingEnv[SteeredRules]):
     | `data_dir` | `None` | where datasets lie or are downloaded to; `None` for `data` in the working directory |
     | `threads` | `None` | CPU threads; `None` for the task's |
     | `measure` | `False` | whether C̄ and L are measured, for pictures; observations hold neither |
-    | `trust_code` | `False` | allow the task to name a model factory to import |
+    | `trust_code` | `False` | allow the task to name factories to import |
     | `render_mode` | `None` | `"ansi"` or `"rgb_array"`: the plane with the journey |
 
     Beacons are never used; a cost table that was recorded with them is, otherwise this machine is timed once, which

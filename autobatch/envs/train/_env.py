@@ -103,7 +103,7 @@ class TrainEnv(TrainingEnv[Rules]):
     | `data_dir` | `None` | where datasets lie or are downloaded to; `None` for `data` in the working directory |
     | `threads` | `None` | CPU threads; `None` for the task's |
     | `measure` | `True` | whether C̄ and L are measured |
-    | `trust_code` | `False` | allow the task to name a model factory to import |
+    | `trust_code` | `False` | allow the task to name factories to import |
     | `render_mode` | `None` | `"ansi"` or `"rgb_array"`: the plane with beacons and the journey |
 
     Beacons are used where they are of this very task: data, model, optimizer, schedule and length. With another number

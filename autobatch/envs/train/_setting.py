@@ -14,7 +14,7 @@ from autobatch.envs.train._workshop import carry_out
 from autobatch.policies import TaskInfo
 from autobatch.training import Data, TaskSpec, load_data, load_task
 from autobatch.training._calibrate import cached_calibration
-from autobatch.training._engine import resolve_device
+from autobatch.training._engine import check_task_optimizer, resolve_device, scales_its_steps
 from autobatch.training._trial import BN
 from autobatch.training.task import cpu_share, fitting, run_task_info
 
@@ -34,7 +34,7 @@ class Setting:
         library: its beacons; None where there are none of this very task.
         library_missing: why there are none; None where there are.
         costs: seconds by batch size; None where nothing needs them.
-        trust_code: whether the task may name a model factory to import.
+        trust_code: whether the task may name factories to import.
     """
 
     task: TaskSpec
@@ -55,7 +55,13 @@ class Setting:
         Returns:
             The task; its seed is 0.
         """
-        info = run_task_info(self.task, train_size=len(self.data.train_labels), costs=self.costs, seed=0)
+        info = run_task_info(
+            self.task,
+            train_size=len(self.data.train_labels),
+            costs=self.costs,
+            seed=0,
+            adaptive=scales_its_steps(self.task, self.data, trust_code=self.trust_code),
+        )
         return info if measure else replace(info, measuring_budget=0.0)
 
 
@@ -79,7 +85,7 @@ def load_setting(
         data_dir: where datasets lie or are downloaded to.
         needs_costs: whether seconds by batch size are needed; they are those recorded with the beacons, or else those
             of this machine, timed once.
-        trust_code: allow the task to name a model factory to import.
+        trust_code: allow the task to name factories to import.
 
     Returns:
         The setting. Its beacons fit the task, data and length included; otherwise they are left out.
@@ -106,6 +112,7 @@ def load_setting(
     recorded_json = recorded.model_dump_json()
     data = _data(recorded_json, folder, place)
     task = fitting(task, len(data.train_labels))
+    check_task_optimizer(task, data, trust_code=trust_code)
     library, missing = _library(recorded, task_path, data)
     costs = None
     if needs_costs:

@@ -87,7 +87,7 @@ def compare_policies(
             as ``"slurm:partition=gpu,timeout_min=240"``.
         device: torch device.
         data_dir: where datasets lie.
-        trust_code: allow a task to name a model factory to import.
+        trust_code: allow a task to name factories to import.
         measure_all: measure the runs of policies too that cannot look at what is measured, so that their journeys
             through the plane are known; all times then include it.
         note_cards: write what came of a learned policy on its card, beside its YAML.

@@ -85,7 +85,7 @@ class ComparisonMaker:
         home: the comparison's directory.
         device: torch device, ``"auto"`` for that which the comparison was begun with.
         data_dir: where datasets lie; None for where they lay then.
-        trust_code: whether a task may name a model factory to import.
+        trust_code: whether a task may name factories to import.
         ranks: processes that train each run together.
     """
 

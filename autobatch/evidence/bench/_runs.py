@@ -103,7 +103,7 @@ class Machine:
         jobs: runs side by side. On this machine they share the task's threads, and one trains in this process.
         device: torch device.
         data_dir: where datasets lie.
-        trust_code: whether a task may name a model factory to import.
+        trust_code: whether a task may name factories to import.
         on: what starts the workers, as ``engine_settings`` reads it.
     """
 

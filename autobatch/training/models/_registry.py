@@ -1,16 +1,14 @@
 """Models by name: the paper's, and factories of the user's own code."""
 
-import importlib
 import math
-import sys
 from collections.abc import Callable
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 import torch
 from torch import nn
 
 from autobatch._errors import ConfigError
+from autobatch.training._factory import trusted_factory
 from autobatch.training.models._convnet import ConvNet
 from autobatch.training.models._densenet import DenseNet
 from autobatch.training.models._initialise import initialise
@@ -179,36 +177,10 @@ def _size_problem(name: str, own: dict[str, Any], height: int, width: int, conte
 
 
 def _call_factory(name: str, arguments: dict[str, Any], seed: int, *, trust_code: bool) -> nn.Module:
-    if not trust_code:
-        raise ConfigError(
-            f"key 'model.name': {name!r} imports and runs code; say --trust-code on the command line, or "
-            f"trust_code=True in Python, if you trust it"
-        )
-    factory = _import_factory(name)
+    factory = trusted_factory("model.name", name, trust_code=trust_code)
     with torch.random.fork_rng():
         torch.manual_seed(seed)
-        try:
-            model = factory(**arguments)
-        except Exception as error:  # the user's code
-            raise ConfigError(f"key 'model.name': {name} failed: {type(error).__name__}: {error}") from error
+        model = factory(**arguments)
     if not isinstance(model, nn.Module):
         raise ConfigError(f"key 'model.name': {name} returned {type(model).__name__}, expected a torch.nn.Module")
     return model
-
-
-def _import_factory(name: str) -> Callable[..., Any]:
-    module_name, _, attribute = name.partition(":")
-    here = str(Path.cwd())
-    added = here not in sys.path
-    if added:  # a console script does not have the working directory on its path, where users keep their models
-        sys.path.insert(0, here)
-    try:
-        factory = getattr(importlib.import_module(module_name), attribute)
-    except Exception as error:  # the user's code runs on import
-        raise ConfigError(f"key 'model.name': cannot import {name}: {type(error).__name__}: {error}") from error
-    finally:
-        if added:
-            sys.path.remove(here)
-    if not callable(factory):
-        raise ConfigError(f"key 'model.name': {name} is {type(factory).__name__}, expected a callable")
-    return factory  # type: ignore[no-any-return]

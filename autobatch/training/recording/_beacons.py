@@ -81,7 +81,7 @@ def record_task_beacons(
             as ``"slurm:partition=gpu,timeout_min=240"``.
         device: torch device.
         data_dir: where datasets lie.
-        trust_code: allow the task to name a model factory to import.
+        trust_code: allow the task to name factories to import.
         command: the command line that asked for this, kept with the library.
         observer: what watches the recording.
 

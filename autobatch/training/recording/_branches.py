@@ -88,7 +88,7 @@ def record_task_branches(
         on: what starts the workers, as for ``record_task_beacons``.
         device: torch device.
         data_dir: where datasets lie.
-        trust_code: allow the task to name a model factory to import.
+        trust_code: allow the task to name factories to import.
         command: the command line that asked for this, kept with the branch runs.
         observer: what watches the recording; trunks and journeys are its "beacons".
 
@@ -195,7 +195,8 @@ class BranchRecorder(TaskRecorder):
         device = resolve_device(self.maker.device)
         with reproducible(device, self.task.threads):
             trial = Trial(self.config(*job.origin), data=self.data, device=device)
-            task = replace(task_info(self.task, self.library), seed=job.seed)
+            known = task_info(self.task, self.library)
+            task = replace(known, seed=job.seed, adaptive=trial.controller.task.adaptive)
             follower = None if job.follow is None else Follower(job.follow, task, self.library)
             journeys = _Recording(trial, job, report, follower).journeys()
         write_branches(self.maker.env_dir, job.origin, journeys, self.info)

@@ -87,7 +87,7 @@ class RecorderMaker:
         env_dir: the folder that gets the parts.
         device: torch device.
         data_dir: where datasets lie.
-        trust_code: whether the task may name a model factory to import.
+        trust_code: whether the task may name factories to import.
         side_by_side: workers on this machine, which share its cores.
         ranks: processes that train each cell together.
         data: the task's data, where they are loaded already.

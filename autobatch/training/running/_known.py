@@ -11,6 +11,7 @@ from autobatch.control._ranks import Ranks
 from autobatch.policies import Policy, TaskInfo
 from autobatch.policies.steer import PacingPolicy, ScoutingPolicy
 from autobatch.training._calibrate import cached_calibration, covers, kept_calibration
+from autobatch.training._engine import scales_its_steps
 from autobatch.training._run import RunConfig, RunObserver
 from autobatch.training._trial import BN
 from autobatch.training.data import Data
@@ -53,6 +54,7 @@ def info_of(config: RunConfig, data: Data, costs: CostTable | None) -> TaskInfo:
         num_classes=data.num_classes,
         shares_loss=data.shares_loss,
         periods=config.periods,
+        adaptive=scales_its_steps(config.task, data, trust_code=config.trust_code),
     )
 
 

@@ -36,7 +36,7 @@ from autobatch.policies import Policy, planned_epochs
 from autobatch.policies._wording import in_epochs
 from autobatch.policies.steer import Fork, ForkingPolicy
 from autobatch.training._calibrate import device_kind
-from autobatch.training._checkpoint import Checkpoint, put_back, read_checkpoint, snapshot, write_checkpoint
+from autobatch.training._checkpoint import Checkpoint, put_back, read_checkpoint, write_checkpoint
 from autobatch.training._engine import batch_norms, check_together
 from autobatch.training._recorded import recording_info
 from autobatch.training._run import RunConfig, RunInfo, RunObserver, kept_config, with_kept_paths
@@ -367,8 +367,7 @@ class Session:
         self._keep_best()
         if self.forks:
             save_forks(self.out, self.forks)
-        tensors = snapshot(self.trial.engine.model, self.trial.engine.optimizer)
-        write_checkpoint(self.out / CHECKPOINT, Checkpoint(tensors, record))
+        write_checkpoint(self.out / CHECKPOINT, Checkpoint(self.trial.engine.snapshot(), record))
 
     def _summary(self) -> Summary:
         test_loss = test_error = None

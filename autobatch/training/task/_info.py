@@ -16,6 +16,7 @@ def run_task_info(
     num_classes: int | None = None,
     shares_loss: float | None = None,
     periods: int = 1,
+    adaptive: bool | None = None,
 ) -> TaskInfo:
     """Return a task as policies see it.
 
@@ -27,6 +28,7 @@ def run_task_info(
         num_classes: classes, or ``QUANTITY``, where the data are loaded.
         shares_loss: loss of one who guesses by their shares, where the data are loaded.
         periods: decision periods of an epoch.
+        adaptive: whether its optimizer scales its steps by the gradients' own size; None for what the name says.
 
     Returns:
         The task.
@@ -46,7 +48,7 @@ def run_task_info(
         milestone_factor=task.schedule.milestone_factor,
         schedule=task.schedule.schedule_factor,
         dataset=task.dataset.name,
-        adaptive=task.optimizer.name != "sgd",
+        adaptive=task.optimizer.adaptive if adaptive is None else adaptive,
         guessing=chance("train_loss", num_classes) if num_classes is not None else None,
         shares_loss=shares_loss,
         periods=periods,

@@ -1,4 +1,4 @@
-"""The names a task may use for its dataset and model, with what each needs. Imports nothing heavy."""
+"""The names a task may use for dataset, model and optimizer, with what each needs. Imports nothing heavy."""
 
 import re
 from typing import Final, Literal
@@ -46,7 +46,25 @@ WIDTHS: Final = {"mlp": "{hidden: [500, 500]}", "convnet": "{channels: [16, 32, 
 MAX_DEPTH: Final = 1202
 """The deepest residual network of He et al. (2016), section 4.2."""
 
-_FACTORY: Final = re.compile(r"[^\W\d]\w*(\.[^\W\d]\w*)*:[^\W\d]\w*")
+OPTIMIZERS: Final = (
+    "sgd",
+    "adamw",
+    "adam",
+    "rmsprop",
+    "adagrad",
+    "prodigy",
+    "padam",
+    "mini-block-fisher",
+    "kfac",
+    "natural-gradient",
+)
+"""Optimizers known by name; any other is given as ``package.module:factory``."""
+
+NOT_SCALED: Final = ("sgd", "rmsprop", "adagrad")
+"""Those of them whose parameter groups have no betas, by which a loop of one's own tells what scales its steps."""
+
+FACTORY: Final = re.compile(r"[^\W\d]\w*(\.[^\W\d]\w*)*:[^\W\d]\w*")
+"""The name of a factory in the user's own code."""
 
 
 def dataset_problem(name: str) -> str | None:
@@ -87,8 +105,8 @@ def form_problem(model: str, dataset: str) -> str | None:
 
 
 def is_factory(name: str) -> bool:
-    """Say whether a model's name is a ``package.module:factory``, whose use imports code."""
-    return _FACTORY.fullmatch(name) is not None
+    """Say whether the name of a model or optimizer is a ``package.module:factory``, whose use imports code."""
+    return FACTORY.fullmatch(name) is not None
 
 
 def model_problem(name: str) -> str | None:
@@ -96,6 +114,14 @@ def model_problem(name: str) -> str | None:
     if name in MODELS or is_factory(name):
         return None
     return f"unknown model {name!r}; {near_names(name, (*MODELS, 'package.module:factory'))}"
+
+
+def optimizer_problem(name: str) -> str | None:
+    """Say in a clause what is wrong with an optimizer's name; None where it is usable."""
+    if name in OPTIMIZERS or is_factory(name):
+        return None
+    known = (*OPTIMIZERS, "package.module:factory")
+    return f"expected one of {', '.join(map(repr, known))}, got {name!r}; {near_names(name, known)}"
 
 
 def depth_problem(name: str, depth: int | None) -> str | None:

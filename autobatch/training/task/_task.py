@@ -14,6 +14,7 @@ from pydantic import (
     JsonValue,
     SerializerFunctionWrapHandler,
     ValidationInfo,
+    WithJsonSchema,
     field_validator,
     model_serializer,
     model_validator,
@@ -29,14 +30,19 @@ from autobatch.fisher.gram import LEAST_ROWS_PER_SAMPLE
 from autobatch.policies.steer import usual_rates
 from autobatch.training.task._names import (
     CSV_PREFIX,
+    FACTORY,
+    NOT_SCALED,
     NPZ_PREFIX,
+    OPTIMIZERS,
     TEXT_PREFIX,
     Form,
     dataset_problem,
     depth_problem,
     form_of,
     form_problem,
+    is_factory,
     model_problem,
+    optimizer_problem,
     own_prefix,
 )
 from autobatch.training.task._optimizers import settings_problem
@@ -193,16 +199,34 @@ class ModelSpec(_Spec):
 
 
 def _nesterov_is_usual(validated: dict[str, Any]) -> bool:
-    return validated.get("name") == "sgd" and validated.get("momentum", 0) > 0
+    return validated.get("name") == "sgd" and bool(validated.get("momentum"))
 
 
-def _usual_momentum(validated: dict[str, Any]) -> float:
-    return 0.0 if validated.get("name") == "natural-gradient" else 0.9
+_WITHOUT_MOMENTUM: Final = ("adagrad", "natural-gradient")
+
+
+def _is_own(validated: dict[str, Any]) -> bool:
+    return is_factory(validated.get("name", ""))
+
+
+def _usual_momentum(validated: dict[str, Any]) -> float | None:
+    if _is_own(validated):
+        return None
+    return 0.0 if validated.get("name") in {"rmsprop", *_WITHOUT_MOMENTUM} else 0.9
+
+
+def _usual_weight_decay(validated: dict[str, Any]) -> float | None:
+    if _is_own(validated):
+        return None
+    return 0.0 if validated.get("name") in {"adam", "rmsprop", "adagrad"} else 1e-4
 
 
 _USUAL_RATES: Final = {
     "sgd": 0.1,
     "adamw": 1e-3,
+    "adam": 1e-3,
+    "rmsprop": 1e-3,
+    "adagrad": 1e-2,
     "prodigy": 1.0,
     "padam": 0.1,
     "mini-block-fisher": 1e-4,
@@ -211,6 +235,10 @@ _USUAL_RATES: Final = {
 }
 
 OPTIMIZER_SETTINGS: Final[dict[str, tuple[str, ...]]] = {
+    "adam": ("beta2", "eps", "amsgrad"),
+    "adamw": ("beta2", "eps", "amsgrad"),
+    "rmsprop": ("alpha", "eps", "centered"),
+    "adagrad": ("lr_decay", "initial_accumulator_value", "eps"),
     "padam": ("partial", "eps"),
     "mini-block-fisher": ("decay", "damping", "update_every", "invert_every", "largest_block", "strict"),
     "kfac": ("decay", "damping", "clip", "projection", "update_every", "invert_every", "drift", "strict"),
@@ -218,37 +246,75 @@ OPTIMIZER_SETTINGS: Final[dict[str, tuple[str, ...]]] = {
 }
 """What ``settings`` may have, by optimizer."""
 
+_OptimizerName = Annotated[
+    str,
+    _usable(optimizer_problem),
+    WithJsonSchema({
+        "type": "string",
+        "anyOf": [{"enum": list(OPTIMIZERS)}, {"type": "string", "pattern": f"^{FACTORY.pattern}$"}],
+    }),
+]
+
 
 class OptimizerSpec(_Spec):
     """Which optimizer a task uses; the policy chooses the learning rate, where it does not leave it open.
 
     Attributes:
-        name: ``sgd``, ``adamw``, or ``prodigy``, which finds its rate itself (extra ``rivals``); of ``autobatch.optim``
-            ``padam``, ``mini-block-fisher``, ``kfac`` or ``natural-gradient``, which takes a network without BatchNorm
-            and one pass through it for each class in every step.
-        momentum: momentum, or the first beta of AdamW, Prodigy and Padam, in [0, 1); natural gradients have none.
+        name: PyTorch's ``sgd``, ``adam``, ``adamw``, ``rmsprop`` or ``adagrad``; ``prodigy``, which finds its rate
+            itself (extra ``rivals``); of ``autobatch.optim`` ``padam``, ``mini-block-fisher``, ``kfac`` or
+            ``natural-gradient``, which takes a network without BatchNorm and one pass through it for each class in
+            every step; or ``package.module:factory`` (runs only with ``--trust-code``), called as
+            ``factory(model.parameters(), lr=..., **settings)``, with ``momentum`` and ``weight_decay`` where they are
+            named. It returns a ``torch.optim.Optimizer`` whose ``step()`` needs no closure and whose ``state_dict()``
+            holds all that it goes by.
+        momentum: momentum, or the first beta of Adam, AdamW, Prodigy and Padam, in [0, 1); by default 0.9, and 0 of
+            RMSprop. Adagrad and natural gradients have none.
         nesterov: whether SGD's momentum is Nesterov's; on by default for SGD with momentum.
-        weight_decay: L2 coefficient of SGD and Padam, decoupled decay of the others.
+        weight_decay: L2 coefficient of SGD, Adam, RMSprop, Adagrad and Padam, decoupled decay of the others; by default
+            0 for Adam, RMSprop and Adagrad, 0.0001 for the others.
         lr: base learning rate where the policy leaves it open; where nothing is said, 0.1 for SGD, Padam and K-FAC,
-            0.001 for AdamW, 0.0001 for mini-block Fisher, and 1 for natural gradients and for Prodigy, a factor on what
-            it finds.
-        settings: further arguments of an optimizer of ``autobatch.optim``, such as ``{damping: 0.01}``.
+            0.001 for Adam, AdamW and RMSprop, 0.01 for Adagrad, 0.0001 for mini-block Fisher, and 1 for natural
+            gradients and for Prodigy, a factor on what it finds. One of your own needs it.
+        settings: further arguments: ``beta2``, ``eps`` and ``amsgrad`` of Adam and AdamW; ``alpha``, ``eps`` and
+            ``centered`` of RMSprop; ``lr_decay``, ``initial_accumulator_value`` and ``eps`` of Adagrad; those of an
+            optimizer of ``autobatch.optim``, such as ``{damping: 0.01}``; whatever your own takes.
     """
 
-    name: Literal["sgd", "adamw", "prodigy", "padam", "mini-block-fisher", "kfac", "natural-gradient"] = "sgd"
-    momentum: float = Field(default_factory=_usual_momentum, ge=0, lt=1)
+    name: _OptimizerName = "sgd"
+    momentum: float | None = Field(default_factory=_usual_momentum, ge=0, lt=1)
     nesterov: bool = Field(default_factory=_nesterov_is_usual)
-    weight_decay: float = Field(default=1e-4, ge=0)
+    weight_decay: float | None = Field(default_factory=_usual_weight_decay, ge=0)
     lr: LearningRate | None = None
-    settings: dict[str, bool | int | float | str | None] = Field(default_factory=dict)
+    settings: dict[str, JsonValue] = Field(default_factory=dict)
+
+    @property
+    def own(self) -> bool:
+        """Whether it is made by a factory of the user's, which may leave momentum and weight decay unsaid."""
+        return is_factory(self.name)
+
+    @property
+    def adaptive(self) -> bool:
+        """Whether it scales its steps by the gradients' own size, as loops tell; one of the user's own as if it did."""
+        return self.name not in NOT_SCALED
 
     @property
     def base_lr(self) -> float:
         """Base learning rate where the policy leaves it open."""
         return self.lr if self.lr is not None else _USUAL_RATES[self.name]
 
+    @field_validator("momentum", "weight_decay")
+    @classmethod
+    def _unsaid_of_ones_own_alone(cls, value: float | None, info: ValidationInfo) -> float | None:
+        if value is None and not _is_own(info.data):
+            within = "in [0, 1)" if info.field_name == "momentum" else "of at least 0"
+            raise ValueError(f"expected a number {within}, got null")
+        return value
+
     @model_validator(mode="after")
     def _settings_and_momentum_are_its_own(self) -> "OptimizerSpec":
+        if self.own:
+            self._check_own()
+            return self
         known = OPTIMIZER_SETTINGS.get(self.name, ())
         for key in self.settings:
             if key not in known:
@@ -257,9 +323,18 @@ class OptimizerSpec(_Spec):
             raise ValueError(f"'settings' of {self.name}: {problem}")
         if self.nesterov and (self.name != "sgd" or self.momentum == 0):
             raise ValueError("nesterov needs sgd with momentum above 0")
-        if self.name == "natural-gradient" and self.momentum:
-            raise ValueError(f"natural-gradient has no momentum: expected 0 or nothing, got {self.momentum:g}")
+        if self.name in _WITHOUT_MOMENTUM and self.momentum:
+            raise ValueError(f"{self.name} has no momentum: expected 0 or nothing, got {self.momentum:g}")
         return self
+
+    def _check_own(self) -> None:
+        if self.lr is None:
+            raise ValueError(f"{self.name} needs 'lr', a usual learning rate of it; an optimizer of your own has none")
+        if self.nesterov:
+            raise ValueError("'nesterov' is for sgd only; give it to an optimizer of your own under 'settings'")
+        for key in ("lr", "momentum", "weight_decay"):
+            if key in self.settings:
+                raise ValueError(f"{key!r} stands beside 'settings', not in it")
 
 
 def _usual_milestones(validated: dict[str, Any]) -> tuple[float, ...]:

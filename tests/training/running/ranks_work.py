@@ -54,6 +54,11 @@ def plain() -> RunConfig:
     return tiny_config(task=tiny_task(optimizer={"name": "adamw"}))
 
 
+def own() -> RunConfig:
+    task = tiny_task(optimizer={"name": "torch.optim:NAdam", "lr": 0.01, "weight_decay": 0.01})
+    return tiny_config(task=task, trust_code=True)
+
+
 def scouted() -> RunConfig:
     policy = PolicySpec(name="steer", kind="steer", parameters={"hardly_begun": 2.0})
     return tiny_config(policy, tiny_task(epochs=6, learning_rates=[0.05, 0.1, 0.2], threads=1))
@@ -74,6 +79,11 @@ def with_forks(patch: pytest.MonkeyPatch, *, taken: bool) -> None:
 def trained(place: Path) -> None:
     """A run, which the test holds to that of one process."""
     run(plain(), place / "whole")
+
+
+def own_optimizer(place: Path) -> None:
+    """A run under an optimizer that a factory makes, which the test holds to that of one process."""
+    run(own(), place / "own")
 
 
 def goes_on(place: Path) -> None:
@@ -128,7 +138,7 @@ def refused(place: Path) -> None:
 
 
 BODIES: dict[str, Callable[[Path], Any]] = {
-    body.__name__: body for body in (trained, goes_on, begins, scouts, forks, batch_norm, refused)
+    body.__name__: body for body in (trained, own_optimizer, goes_on, begins, scouts, forks, batch_norm, refused)
 }
 
 

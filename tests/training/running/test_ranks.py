@@ -7,7 +7,7 @@ import pytest
 
 from autobatch.beacons import Branches
 from autobatch.control.run import load_summary
-from autobatch.training import RunConfig, load_decisions, load_scouting, run
+from autobatch.training import RunConfig, load_decisions, load_epochs, load_scouting, run
 from tests.processes import FORKED
 from tests.training.kills import assert_close_runs, assert_same_run
 
@@ -41,6 +41,15 @@ def test_a_run_of_several_processes_is_that_of_one(name: str, config: type[RunCo
     assert_close_runs(place / name, place / f"{name}-alone")
     assert load_summary(place / name).device.endswith(", 2 processes")
     assert {decision.ranks for decision in load_decisions(place / name)} == {work.RANKS}
+
+
+def test_an_optimizer_of_ones_own_goes_as_in_one_process(place: Path) -> None:
+    """To round-off; its state is kept as bytes, which have no such closeness."""
+    run(work.own(), place / "own-alone")
+    for mine, theirs in zip(load_epochs(place / "own"), load_epochs(place / "own-alone"), strict=True):
+        assert (mine.train_loss, mine.validation_loss) == pytest.approx(
+            (theirs.train_loss, theirs.validation_loss), rel=1e-3
+        )
 
 
 def test_scouts_that_were_broken_off_go_on(place: Path) -> None:

@@ -153,7 +153,7 @@ def test_where_no_rates_are_named_they_lie_around_the_optimizers_own(tmp_path, o
 
 def test_an_optimizer_with_a_fault_is_all_that_is_told(tmp_path):
     path = tmp_path / "env.yaml"
-    path.write_text(yaml.safe_dump({**UNLISTED, "optimizer": {"name": "adam"}}))
+    path.write_text(yaml.safe_dump({**UNLISTED, "optimizer": {"name": "adamax"}}))
     with pytest.raises(ConfigError, match=r"key 'optimizer\.name'") as raised:
         load_yaml(path, TaskSpec)
     assert "learning_rates" not in str(raised.value)
@@ -258,7 +258,7 @@ def test_a_task_of_images_reads_as_it_did_before_there_were_tables_and_texts():
 
 def test_a_name_that_is_not_known_is_all_that_is_said_of_an_optimizer(tmp_path):
     with pytest.raises(ConfigError) as caught:
-        load(tmp_path, {"optimizer": {"name": "adam"}})
+        load(tmp_path, {"optimizer": {"name": "adamax"}})
     assert len(str(caught.value).splitlines()) == 1
     assert "key 'optimizer.name': expected one of 'sgd', 'adamw'" in str(caught.value)
 
