@@ -10,10 +10,11 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.parallel import DistributedDataParallel
 from torch.optim import SGD, Optimizer
 
-from autobatch._errors import ConfigError
+from autobatch._errors import ConfigError, first_line
 from autobatch.beacons import QUANTITY, chance
 from autobatch.control import derive_generator, derive_seed
 from autobatch.control._ranks import Ranks
+from autobatch.control.measuring import is_out_of_memory
 from autobatch.control.rates import is_adaptive
 from autobatch.optim import NaturalGradient
 from autobatch.training._checkpoint import snapshot
@@ -23,7 +24,7 @@ from autobatch.training._own_optimizer import build_own, check_own
 from autobatch.training._prodigy import build_prodigy
 from autobatch.training.data import Data, augment, shifted_views
 from autobatch.training.models import build_task_model
-from autobatch.training.task import OptimizerSpec, TaskSpec
+from autobatch.training.task import OptimizerSpec, TaskSpec, is_factory
 from autobatch.training.task._optimizers import OF_FISHER, OF_TORCH
 
 EVALUATION_BATCH = 512
@@ -115,8 +116,8 @@ def build_optimizer(spec: OptimizerSpec, model: nn.Module, lr: float, *, trust_c
     )
 
 
-def check_task_optimizer(task: TaskSpec, data: Data, *, trust_code: bool) -> None:
-    """Refuse a network or a largest batch that a task's optimizer cannot take, before anything is trained or timed.
+def check_task(task: TaskSpec, data: Data, *, trust_code: bool) -> None:
+    """Refuse a network or an optimizer that a run cannot rest on, before anything is trained or timed.
 
     Args:
         task: the task.
@@ -124,8 +125,11 @@ def check_task_optimizer(task: TaskSpec, data: Data, *, trust_code: bool) -> Non
         trust_code: allow the task to name factories to import.
 
     Raises:
-        ConfigError: it cannot take them, or it is one of the user's own that a run cannot rest on.
+        ConfigError: a network of the user's own cannot take the data, or an optimizer the network or the largest batch,
+            or it is one of the user's own that a run cannot rest on.
     """
+    if is_factory(task.model.name):
+        _check_own_model(task, data, trust_code=trust_code)
     spec, lr = task.optimizer, task.optimizer.base_lr
     if spec.name == "natural-gradient":
         optimizer = build_optimizer(spec, build_task_model(task, data, trust_code=trust_code), lr)
@@ -138,6 +142,32 @@ def check_task_optimizer(task: TaskSpec, data: Data, *, trust_code: bool) -> Non
             check_own(spec, models, lambda model: build_optimizer(spec, model, lr, trust_code=trust_code))
         except ConfigError as error:
             raise ConfigError(f"task {task.name!r}: {error}") from error
+
+
+def _check_own_model(task: TaskSpec, data: Data, *, trust_code: bool) -> None:
+    model = build_task_model(task, data, trust_code=trust_code).to(data.train_inputs.device).eval()
+    inputs, targets = data.network_inputs(data.train_inputs[:2]), data.train_labels[:2]
+    own, given = f"task {task.name!r}: key 'model.name': {task.model.name}", f"{tuple(inputs.shape)} {inputs.dtype}"
+    try:
+        with torch.random.fork_rng(), torch.no_grad():
+            outputs = model(inputs)
+    except Exception as error:  # the user's code
+        if is_out_of_memory(error):
+            raise
+        said = f"{type(error).__name__}: {first_line(error)}"
+        raise ConfigError(f"{own} fails on examples of shape {given}: {said}") from error
+    found_shape = tuple(outputs.shape) if isinstance(outputs, Tensor) else ()
+    if targets.is_floating_point():
+        names, expected = "(N, quantities)", (2, data.outputs)
+        fits = found_shape in {expected, (2,) if data.outputs == 1 else expected}
+    else:
+        names, expected = "(N, classes)", (2, data.num_classes, *targets.shape[1:])
+        names = names if targets.ndim == 1 else "(N, classes, places)"
+        classes = found_shape[1] if len(found_shape) > 1 else 0
+        fits = classes >= data.num_classes and found_shape == (2, classes, *targets.shape[1:])
+    if not fits:
+        what = f"outputs of shape {found_shape}" if isinstance(outputs, Tensor) else f"a {type(outputs).__name__}"
+        raise ConfigError(f"{own} gives {what} of 2 examples, expected {names} = {expected}")
 
 
 def scales_its_steps(task: TaskSpec, data: Data, *, trust_code: bool) -> bool:
@@ -209,7 +239,9 @@ class Engine:
         self.seed = seed
         initial_seed = derive_seed(seed, "initialisation")
         model = build_task_model(task, data, seed=initial_seed, trust_code=trust_code)
-        self.model = model.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.model = model.to(device)
+        if data.mean is not None:
+            self.model.to(memory_format=torch.channels_last)
         lr = task.optimizer.base_lr
         self.optimizer = build_optimizer(task.optimizer, self.model, lr, trust_code=trust_code)
         if isinstance(self.optimizer, NaturalGradient):
@@ -321,7 +353,7 @@ class Engine:
             deviation 1 over the training set; others as they are.
         """
         inputs = self.data.network_inputs(inputs)
-        return inputs.contiguous(memory_format=torch.channels_last) if inputs.ndim == 4 else inputs
+        return inputs if self.data.mean is None else inputs.contiguous(memory_format=torch.channels_last)
 
     def validate(self) -> tuple[float, float]:
         """Return mean loss and error (``error_of``) of the validation part, in evaluation mode."""

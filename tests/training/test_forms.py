@@ -15,6 +15,7 @@ from sklearn.metrics import mean_squared_error, r2_score
 
 from autobatch._errors import ConfigError
 from autobatch.beacons import QUANTITY, BeaconLibrary
+from autobatch.policies import PolicySpec
 from autobatch.report._record import read_run
 from autobatch.report._summary import end_view
 from autobatch.training import TaskSpec, load_data, load_run_config, load_summary, record_task_beacons, run
@@ -156,3 +157,55 @@ def test_outputs_of_another_number_are_refused(tmp_path: Path) -> None:
 def test_a_training_loss_a_hundred_times_that_of_guessing_the_mean_ends_a_run() -> None:
     assert divergence(99.0, 1.0, QUANTITY) is None
     assert "exceeds 100, 100 times that of guessing" in str(divergence(101.0, 1.0, QUANTITY))
+
+
+class Volumes(torch.nn.Module):
+    """A network over examples of four dimensions, and one that takes three of them as they lie in memory."""
+
+    def __init__(self, num_classes: int, input_shape: tuple[int, ...], fault: str = "") -> None:
+        super().__init__()
+        self.fault = fault
+        layer = torch.nn.Conv3d if len(input_shape) == 4 else torch.nn.Conv2d
+        self.layers = torch.nn.Sequential(layer(input_shape[0], 4, 1), torch.nn.ReLU())
+        self.last = torch.nn.LazyLinear(num_classes + (fault == "too many"))
+        self.last(self.layers(torch.zeros(1, *input_shape)).flatten(1))
+
+    def forward(self, x: torch.Tensor) -> Any:
+        if self.fault == "raises":
+            raise ValueError("it cannot be")
+        out = self.last(self.layers(x.view(x.shape)).view(len(x), -1))
+        return (out, out) if self.fault == "two" else out
+
+
+def volumes(folder: Path, shape: tuple[int, ...], fault: str = "") -> TaskSpec:
+    inputs = np.random.default_rng(0).normal(size=(60, *shape))
+    np.savez(folder / "own.npz", inputs=inputs, targets=inputs.reshape(60, -1)[:, :2].sum(1))
+    return tiny_task(
+        dataset={"name": "npz:own.npz", "predict": "quantity", "validation": 0.3},
+        model={"name": "tests.training.test_forms:Volumes", "arguments": {"fault": fault}},
+        batch_sizes=[8],
+    )
+
+
+@pytest.mark.parametrize("shape", [(2, 3, 3, 3), (2, 4, 3)])
+def test_arrays_lie_in_memory_as_their_shape_says(tmp_path: Path, shape: tuple[int, ...]) -> None:
+    task = volumes(tmp_path, shape)
+    config = tiny_config(PolicySpec.fixed(8, 0.1), task=task, data_dir=tmp_path, trust_code=True)
+    assert run(config, tmp_path / "out").validation_loss is not None
+
+
+@pytest.mark.parametrize(
+    ("fault", "message"),
+    [
+        ("raises", "fails on examples of shape .*: ValueError: it cannot be"),
+        ("too many", r"gives outputs of shape \(2, 2\) of 2 examples, expected \(N, quantities\) = \(2, 1\)"),
+        ("two", "gives a tuple of 2 examples"),
+    ],
+)
+def test_a_network_of_ones_own_that_cannot_take_the_data_is_told_before_anything(
+    tmp_path: Path, fault: str, message: str
+) -> None:
+    config = tiny_config(task=volumes(tmp_path, (2, 4, 3), fault), data_dir=tmp_path, trust_code=True)
+    with pytest.raises(ConfigError, match=rf"key 'model.name': tests.training.test_forms:Volumes {message}"):
+        run(config, tmp_path / "out")
+    assert not (tmp_path / "out").exists()

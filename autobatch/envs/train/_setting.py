@@ -14,7 +14,7 @@ from autobatch.envs.train._workshop import carry_out
 from autobatch.policies import TaskInfo
 from autobatch.training import Data, TaskSpec, load_data, load_task
 from autobatch.training._calibrate import cached_calibration
-from autobatch.training._engine import check_task_optimizer, resolve_device, scales_its_steps
+from autobatch.training._engine import check_task, resolve_device, scales_its_steps
 from autobatch.training._trial import BN
 from autobatch.training.task import cpu_share, fitting, run_task_info
 
@@ -112,7 +112,7 @@ def load_setting(
     recorded_json = recorded.model_dump_json()
     data = _data(recorded_json, folder, place)
     task = fitting(task, len(data.train_labels))
-    check_task_optimizer(task, data, trust_code=trust_code)
+    check_task(task, data, trust_code=trust_code)
     library, missing = _library(recorded, task_path, data)
     costs = None
     if needs_costs:

@@ -1,6 +1,7 @@
 """NumPy's arrays as a dataset: whatever a network takes, with classes or quantities."""
 
 import zipfile
+import zlib
 from pathlib import Path
 from typing import Final
 
@@ -41,13 +42,16 @@ def prepare_arrays(spec: DatasetSpec, data_dir: Path) -> Prepared:
     """
     path = find_own_file(spec.name, data_dir)
     arrays = _read(path, spec)
+    for part in ("", "test_"):
+        counts = [len(arrays[part + name]) for name in _NEEDED if part + name in arrays]
+        if len(set(counts)) > 1:
+            raise DataError(
+                f"{path}: expected as many {part}inputs as {part}targets, found {counts[0]} and {counts[1]}"
+            )
     inputs = _as_inputs(_joined(arrays, "inputs", path), path)
-    targets = _joined(arrays, "targets", path)
-    if len(inputs) != len(targets):
-        raise DataError(f"{path}: expected as many inputs as targets, found {len(inputs)} and {len(targets)}")
-    own = len(arrays["inputs"])
-    if own != len(arrays["targets"]):
-        raise DataError(f"{path}: expected as many inputs as targets, found {own} and {len(arrays['targets'])}")
+    if inputs.dtype != torch.uint8 and (spec.augmentation, spec.evaluation) != ("none", "plain"):
+        raise DataError(f"{path}: 'augmentation' and 'evaluation' are for uint8 images, and its inputs are others")
+    targets, own = _joined(arrays, "targets", path), len(arrays["inputs"])
     labels, num_classes = (None, QUANTITY) if spec.quantity else _as_classes(targets, path)
     strata = labels if labels is not None and labels.ndim == 1 else torch.zeros(len(targets), dtype=torch.int64)
     if "test_inputs" in arrays:
@@ -61,7 +65,7 @@ def prepare_arrays(spec: DatasetSpec, data_dir: Path) -> Prepared:
     deviations, said = None, labels
     if labels is None:
         values = _as_quantities(targets, path)
-        labels, deviations = standardise(values, parts, path)
+        labels, deviations = standardise(values, parts, f"{path}: array 'targets'")
         said = torch.from_numpy(values)
     assert said is not None
     tensors: dict[str, Tensor] = {}
@@ -74,15 +78,15 @@ def prepare_arrays(spec: DatasetSpec, data_dir: Path) -> Prepared:
 
 def _read(path: Path, spec: DatasetSpec) -> dict[str, np.ndarray]:
     try:
+        if not zipfile.is_zipfile(path):
+            raise DataError(f"{path}: expected a file of numpy.savez with 'inputs' and 'targets', found another")
         with path.open("rb") as file:
             found = np.load(file, allow_pickle=False)
-            if not isinstance(found, np.lib.npyio.NpzFile):
-                raise DataError(f"{path}: expected a file of numpy.savez with 'inputs' and 'targets', found one array")
             for name in found.files:
                 if name not in (*_NEEDED, *_TESTS):
                     raise DataError(f"{path}: unknown array {name!r}; {near_names(name, (*_NEEDED, *_TESTS))}")
             arrays = {name: found[name] for name in found.files}
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
+    except (OSError, ValueError, EOFError, NotImplementedError, zipfile.BadZipFile, zlib.error) as error:
         raise DataError(f"{path}: cannot be read as a file of numpy.savez: {error}") from error
     wanted = (*_NEEDED, *_TESTS) if any(name in arrays for name in _TESTS) else _NEEDED
     for name in wanted:
@@ -111,7 +115,7 @@ def _joined(arrays: dict[str, np.ndarray], name: str, path: Path) -> np.ndarray:
 
 
 def _as_inputs(inputs: np.ndarray, path: Path) -> Tensor:
-    if inputs.ndim < 2:
+    if inputs.ndim < 2 or not inputs.size:
         raise DataError(f"{path}: array 'inputs': expected shape (N, ...), got {inputs.shape}")
     if inputs.dtype == np.uint8:
         if inputs.ndim == 3:
@@ -138,8 +142,12 @@ def _as_classes(targets: np.ndarray, path: Path) -> tuple[Tensor, int]:
             f"{path}: array 'targets': expected whole numbers of shape (N,) or (N, places) as classes, got "
             f"{targets.dtype} {targets.shape}; for quantities say 'predict: quantity'"
         )
+    if targets.ndim == 2 and targets.shape[1] == 1:
+        targets = targets[:, 0]
     lowest, highest = int(targets.min()), int(targets.max())
-    if lowest < 0 or highest < 1:
+    if targets.ndim == 2 and (lowest, highest) == (0, 1) and (targets.sum(axis=1) == 1).all():
+        raise DataError(f"{path}: array 'targets': expected classes, found a 1 in each row: give 'targets.argmax(1)'")
+    if lowest != 0 or highest < 1:
         raise DataError(f"{path}: array 'targets': expected classes from 0 on, at least two, got {lowest} to {highest}")
     if highest >= targets.size:
         raise DataError(

@@ -60,7 +60,7 @@ def prepare_table(spec: DatasetSpec, data_dir: Path) -> Prepared:
     parts = {"train": kept[train], "validation": kept[validation], "test": test}
     deviations, predicted = None, labels
     if values is not None:
-        labels, deviations = standardise(values, parts, path)
+        labels, deviations = standardise(values, parts, f"{path}: column {target.name!r}")
         predicted = torch.from_numpy(values)
     features: list[np.ndarray] = []
     said: list[np.ndarray] = []  # a standard deviation may differ in its last bit between machines; this does not
@@ -118,7 +118,7 @@ def _classes(target: Column) -> tuple[Tensor, int]:
 
 def _number(cell: str) -> float | None:
     try:
-        return float(cell)
+        return None if "_" in cell else float(cell)  # Python's own way to set digits apart
     except ValueError:
         return None
 

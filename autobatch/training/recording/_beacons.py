@@ -28,7 +28,7 @@ from autobatch.cells import LOCAL, Cell, CellEnd, Plan, Report, engine_settings,
 from autobatch.control.run import CONFIG, load_epochs
 from autobatch.control.steps import check_divisible
 from autobatch.training._calibrate import calibrate, covers
-from autobatch.training._engine import check_task_optimizer, check_together, resolve_device
+from autobatch.training._engine import check_task, check_together, resolve_device
 from autobatch.training._recorded import recording_info
 from autobatch.training._run import RunConfig, load_run_config
 from autobatch.training.data import Data, load_data
@@ -115,7 +115,7 @@ def record_task_beacons(
     data = load_data(task, data_dir, place)
     check_ladder(task, len(data.train_labels))
     library = BeaconLibrary.load(env_dir) if recorded else None
-    check_task_optimizer(task, data, trust_code=trust_code)
+    check_task(task, data, trust_code=trust_code)
     costs = _grid_costs(task, data, place, library, observer, trust_code=trust_code)
     info = recording_info(task, data, costs, command)
     if library is not None:

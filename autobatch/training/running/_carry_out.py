@@ -21,7 +21,7 @@ from autobatch.control.run import (
 from autobatch.policies import BeaconFollowPolicy, make_policy
 from autobatch.policies.steer import ScoutingPolicy
 from autobatch.training._calibrate import DoesNotFitError
-from autobatch.training._engine import check_task_optimizer, reproducible, resolve_device
+from autobatch.training._engine import check_task, reproducible, resolve_device
 from autobatch.training._run import RunConfig, RunObserver, kept_config, load_run_config
 from autobatch.training.data import Data, load_data
 from autobatch.training.running._known import (
@@ -82,7 +82,7 @@ def run(
         ranks.first_makes(lambda: refuse_occupied(out, f"continue it with --resume {out}"))
     data = data or _loaded(config, device, ranks)
     config = config.model_copy(update={"task": fitting(config.task, len(data.train_labels))})
-    check_task_optimizer(config.task, data, trust_code=config.trust_code)
+    check_task(config.task, data, trust_code=config.trust_code)
     policy = make_policy(config.policy)
     library = library_of(config, data, policy)
     if policy.needs_library and library.missing is not None:

@@ -12,7 +12,7 @@ from autobatch.policies._protocol import NOTHING_SEEN
 from autobatch.policies._wording import duration, percent
 from autobatch.policies.steer import ScoutingPolicy
 from autobatch.training._calibrate import device_kind
-from autobatch.training._engine import Engine, check_task_optimizer, resolve_device
+from autobatch.training._engine import Engine, check_task, resolve_device
 from autobatch.training._run import RunConfig
 from autobatch.training.data import load_data
 from autobatch.training.data._data import DEFAULT_DATA_DIR
@@ -55,7 +55,7 @@ def rehearse(config: RunConfig, out: Path) -> Rehearsal:
         for labels, what in ((data.train_labels, "training"), (data.validation_labels, "validation"))
     )
     facts.append(("data", f"{task.dataset.name}: {parts}, {len(data.test_labels):,} for the test"))
-    check_task_optimizer(task, data, trust_code=config.trust_code)
+    check_task(task, data, trust_code=config.trust_code)
     engine = Engine(task, data, device, seed=config.seed, trust_code=config.trust_code)
     kind = device_kind(device, task.threads)
     facts.append(("model", f"{task.model.name}: {engine.parameters:,} parameters, on {kind}"))

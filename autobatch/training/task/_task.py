@@ -146,7 +146,7 @@ class DatasetSpec(_Spec):
             raise ValueError("a csv needs 'target', the column that is predicted")
         if self.form == "text" and self.context is None:
             raise ValueError("a text needs 'context', the characters of a window")
-        if self.form != "images" and (self.augmentation, self.evaluation) != ("none", "plain"):
+        if self.form not in {"images", "arrays"} and (self.augmentation, self.evaluation) != ("none", "plain"):
             raise ValueError(f"'augmentation' and 'evaluation' are for images only, not for {self.name}")
         if self.form == "text" and self.split_seed:
             raise ValueError("'split_seed' does nothing to a text, whose parts lie one after the other")

@@ -154,15 +154,28 @@ def test_bad_arrays(tmp_path, arrays, dataset, message):
     assert str(tmp_path / "own.npz") in str(found.value)
 
 
+def test_images_of_bytes_are_moved_about_and_a_column_of_classes_is_one(tmp_path):
+    images = np.random.default_rng(0).integers(0, 256, (40, 1, 6, 6), dtype=np.uint8)
+    np.savez(tmp_path / "own.npz", inputs=images, targets=classes(40)[:, None])
+    data = load_data(task(tmp_path, augmentation="shift", evaluation="shifts"))
+    assert data.train_labels.ndim == 1
+
+
 def test_bad_files(tmp_path):
     path = tmp_path / "own.npz"
     for content in (b"", b"nothing", b"PK\x03\x04 cut off"):
         path.write_bytes(content)
-        with pytest.raises(DataError, match=r"own.npz: cannot be read as a file of numpy.savez"):
+        with pytest.raises(DataError, match=r"own.npz: expected a file of numpy.savez"):
             load_data(task(tmp_path))
     with path.open("wb") as file:
         np.save(file, numbers(4, 2))
-    with pytest.raises(DataError, match=r"expected a file of numpy.savez with 'inputs' and 'targets', found one array"):
+    with pytest.raises(DataError, match=r"expected a file of numpy.savez with 'inputs' and 'targets', found another"):
+        load_data(task(tmp_path))
+    np.savez_compressed(path, inputs=numbers(400, 3), targets=classes(400))
+    damaged = bytearray(path.read_bytes())
+    damaged[300:320] = bytes(20)
+    path.write_bytes(damaged)
+    with pytest.raises(DataError, match="cannot be read as a file of"):
         load_data(task(tmp_path))
     np.savez(path, inputs=np.array([{"code": 1}] * 9, dtype=object), targets=classes(9))
     with pytest.raises(DataError, match=r"cannot be read as a file of numpy.savez: Object arrays cannot be loaded"):

@@ -199,7 +199,8 @@ def test_a_quantity_is_measured_in_standard_deviations_of_the_training_part(tmp_
         ("1 2 x", "line 4, column 'kind': expected a number within 1e100, found 'x'"),
         ("1  2", "line 3, column 'kind': expected a number within 1e100, found a missing value"),
         ("1 inf 2", "line 3, column 'kind': expected a number within 1e100, found 'inf'"),
-        ("1 1 1", "found the same in all"),
+        ("1 1 1", "column 'kind': expected a quantity that differs, found the same throughout the training part"),
+        ("1 2_3 2", "line 3, column 'kind': expected a number within 1e100, found '2_3'"),
     ],
 )
 def test_bad_quantities(tmp_path, cells, message):
