@@ -330,16 +330,17 @@ class FisherProbe:
 
     def _new_sink(self) -> GramSink:
         device = next((p.device for p in self._model.parameters() if p.requires_grad), torch.device("cpu"))
-        group, memory, mean = self._process_group, self._max_memory, self._mean
+        memory, shared = self._max_memory, {"group": self._process_group, "mean": self._mean}
         sink: GramSink
         if self._sketch is not None:
-            sink = SketchedGram(*self._sketch, device, memory, group=group, mean=mean)
+            rows, seed = self._sketch
+            sink = SketchedGram(device, memory, rows=rows, seed=seed, **shared)
         elif self._exchange_after:
-            return SpilledGram(memory, device, group=group, mean=mean)
+            return SpilledGram(device, memory, **shared)
         elif self._bn == "exact" or self._micro_batches > 1:
-            sink = SpilledGram(memory, device)
-        elif group is not None:
-            return ExchangedGram(group, device, memory, mean=mean)
+            sink = SpilledGram(device, memory)
+        elif self._process_group is not None:
+            return ExchangedGram(device, memory, **shared)
         else:
             sink = StreamingGram(device, memory, apart=self._by_module)
         sink.taker = self._hand_on

@@ -7,7 +7,7 @@ from math import prod
 import torch
 from torch import Tensor
 
-from autobatch.fisher.gram._gram import MAX_MEMORY, GramAccumulator, even, spans
+from autobatch.fisher.gram._gram import MAX_MEMORY, GramAccumulator, Jacobian, even, spans
 from autobatch.fisher.gram._jacobians import products_are_cheaper
 from autobatch.fisher.gram._native import native
 from autobatch.fisher.layers._autotune import Route, Shape, routes
@@ -22,7 +22,7 @@ _Make = Callable[[slice, Tensor], None]
 
 
 @dataclass(eq=False)
-class ConvolutionJacobian:
+class ConvolutionJacobian(Jacobian):
     """A convolution's weight (out, in / groups, *kernel), in one to three spatial dimensions.
 
     Of one sample r consecutive rows go together. There may be fewer positions than the input has room for.
@@ -54,7 +54,6 @@ class ConvolutionJacobian:
         return gradients, columns.view(*columns.shape[:2], -1, self._channels).mT.flatten(2)
 
     def block(self, lo: int, hi: int) -> Tensor:
-        """Return (B, (hi - lo) * width)."""
         if self.groups == 1:
             return self._form(slice(lo, hi), slice(None), 1).canonical().flatten(1)
         # Whole groups only, cut to size afterwards: a slice of rows may begin and end within a group.
@@ -64,7 +63,6 @@ class ConvolutionJacobian:
         return whole[:, lo - rows.start : hi - rows.start].flatten(1)
 
     def add_to(self, gram: GramAccumulator, gradient: Tensor | None = None) -> None:
-        """Add this use's Gram matrix; fill ``gradient`` with the sum of J over samples."""
         if self._take_products(gram, gradient):
             return
         for jacobian in self._formed(gram.max_memory, gradient):
@@ -72,7 +70,6 @@ class ConvolutionJacobian:
                 gram.add(block)
 
     def total(self, gradient: Tensor) -> None:
-        """Fill ``gradient`` with the sum of J over samples."""
         for _ in self._formed(MAX_MEMORY, gradient):
             pass
 
