@@ -17,12 +17,11 @@ from torch.utils.hooks import RemovableHandle
 from autobatch._errors import MeasureError
 from autobatch.fisher._registry import UNKNOWN, gram_rule_of, known
 from autobatch.fisher.capture._following import Following
-from autobatch.fisher.capture._hearing import hearing
 from autobatch.fisher.capture._ledgers import Ledgers
 from autobatch.fisher.capture._notes import NOT_CALLED, Guarded, Notes
 from autobatch.fisher.capture._uses import ALONE, Uses
 from autobatch.fisher.capture._weights import Weights
-from autobatch.fisher.following._layout import IN_FRONT, LostBatch
+from autobatch.fisher.following._layout import IN_FRONT, BatchLayout, LostBatch
 from autobatch.fisher.following._samples import Samples
 from autobatch.fisher.gram._sink import Sink
 from autobatch.fisher.layers._calls import Call
@@ -36,6 +35,8 @@ from autobatch.fisher.layers._functions import (
     tensors_of,
 )
 from autobatch.fisher.layers._modules import GramRule, module_contributions
+
+Hook = Callable[[Tensor], Tensor | None]
 
 
 class Capture(TorchFunctionMode):
@@ -78,6 +79,7 @@ class Capture(TorchFunctionMode):
         self._following = Following(self.notes, self._weights, bn)
         self._uses = Uses(self.notes, self._weights, self._following, self._ledgers)
         self._opaque = 0
+        self._listening = False  # to a hook that a user has put on a tensor
         self._opening: list[Callable[..., Any]] = []
         self._handles: list[RemovableHandle] = []
         if isinstance(model, torch.jit.ScriptModule):
@@ -110,22 +112,22 @@ class Capture(TorchFunctionMode):
         call = Call(func, known(func), name, args, kwargs, [], [], follow.batch, follow.layout)
         telling = type(func) is not MethodWrapperType or name in PROPERTIES
         # Without grad mode no use can get a gradient, but samples can mix; after it, there are steps and evaluations.
-        if not torch.is_grad_enabled():
-            return self._watched(call, telling=telling)
+        if self._listening or not torch.is_grad_enabled():
+            return self._watched(call, telling=telling or self._listening)
         if not telling:
             assigned = getattr(func, "__self__", None) if name == "__set__" else None
             if assigned is Tensor.data and follow.knows(args[0]):  # x.data = ...
                 follow.put(args[0], LostBatch("data.__set__"))
             return func(*args, **kwargs)
         if name == "register_hook":
-            args, kwargs = (args[0], hearing(self.notes, follow, *args, **kwargs)), {}
+            args, kwargs = (args[0], self._heard(*args, **kwargs)), {}
         with self._guarded(name):
             self._uses.look_at(call)
         if self.notes.problem is not None:
             return func(*args, **kwargs)
         # Without weights, too, where only in it samples can be followed.
         opens = (call.used and call.known.rows is None) or (call.known is UNKNOWN and call.tensors)
-        if opens and is_composite(func) and func not in self._opening:
+        if opens and self._opens(func):
             return self._opened(call)
         output = func(*args, **kwargs) if call.tap is None else call.tap.run()
         with self._guarded(name):
@@ -135,20 +137,50 @@ class Capture(TorchFunctionMode):
         return output
 
     def _watched(self, call: Call, *, telling: bool) -> Any:
-        """Run a function without grad mode, and follow the samples through it."""
-        func, follow = call.function, self._following
-        if call.known is UNKNOWN and follow.batch and is_composite(func) and func not in self._opening:
+        """Run a function without grad mode or in a hook, and follow the samples through it."""
+        func, follow, listening = call.function, self._following, self._listening
+        if call.known is UNKNOWN and follow.batch and not listening and self._opens(func):
             return self._opened(call)
         output = func(*call.args, **call.kwargs)
-        if telling and follow.batch and not self._ledgers.arrived and not self._ledgers.pulling_back:
+        if telling and follow.batch and (listening or not (self._ledgers.arrived or self._ledgers.pulling_back)):
             with self._guarded(call.name):
                 call.tensors, call.outputs = tensors_of(call.args, call.kwargs), _returned(call, output)
                 follow.watch(call)
         return output
 
+    def _heard(self, tensor: Tensor, hook: Hook) -> Hook:
+        """Return a hook that does what a user's does, and notes where samples act on each other in it."""
+        notes, follow = self.notes, self._following
+        layout = follow.standing(tensor) if follow.batch else None
+        if not isinstance(layout, BatchLayout) or layout.claims:
+            return hook
+
+        def heard(gradient: Tensor) -> Tensor | None:
+            before, listening = notes.bn, self._listening
+            follow.put(gradient, layout)
+            self._listening = True
+            try:
+                with self:
+                    result = hook(gradient)
+            finally:
+                self._listening = listening
+            with torch._C.DisableTorchFunction():
+                found = None if result is None else follow.standing(result)
+            if result is None:  # it looks, and changes nothing
+                notes.bn = before
+            elif found is not None and found != layout:
+                notes.bn = "rows"
+            return result
+
+        return heard
+
+    def _opens(self, func: Callable[..., Any]) -> bool:
+        """Whether the parts of a function are to be seen; one that dispatches to others by itself comes here again."""
+        return is_composite(func) and func not in self._opening
+
     def _opened(self, call: Call) -> Any:
         """Call a composite function such that its parts are seen."""
-        self._opening.append(call.function)  # one that dispatches to others by itself comes back here
+        self._opening.append(call.function)
         try:
             with self:
                 return opened(call.function)(*call.args, **call.kwargs)
@@ -247,7 +279,7 @@ class Capture(TorchFunctionMode):
         self._handles = []
         self._ledgers.close()
         self._following.end_pass()
-        self._weights.close()
+        self._weights.end_pass()
 
     def finish(self) -> None:
         """End the last pass; raise MeasureError where something in the step could not be measured."""

@@ -75,13 +75,13 @@ class Ledgers:
 
     def open(self, root: Root) -> None:
         """Open a parameter's ledger."""
-        self._by_id[id(root.tensor)] = ledger = _Ledger(root)
+        self._by_id[id(root.tensor)] = _Ledger(root)
 
         def hook(gradient: Tensor) -> None:
             # One that was frozen after its use gets none.
             if not self.pulling_back and self._notes.batches and root.tensor.requires_grad:
                 with Guarded(self._notes, root.name, ""):
-                    ledger.norms.append(norm_of(gradient.detach()))
+                    self._by_id[id(root.tensor)].norms.append(norm_of(gradient.detach()))
 
         self._handles.append(root.tensor.register_hook(hook))  # type: ignore[no-untyped-call]
 
@@ -270,8 +270,7 @@ class Ledgers:
             for ledger in ledgers
             if ledger.norms or ledger.fired
         })
-        for ledger in ledgers:
-            ledger.uses, ledger.fired, ledger.norms, ledger.eps, ledger.slack = [], 0, [], 0.0, []
+        self._by_id = {key: _Ledger(ledger.root) for key, ledger in self._by_id.items()}
         for handle in self._pass_handles:
             handle.remove()
         self._pass_handles = []

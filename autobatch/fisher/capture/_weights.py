@@ -89,7 +89,3 @@ class Weights:
     def end_pass(self) -> None:
         """Keep the parameters alone."""
         self._by_id = {key: weight for key, weight in self._by_id.items() if not weight.made}
-
-    def close(self) -> None:
-        """Let go of everything."""
-        self._by_id = {}

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from autobatch._errors import MeasureError
-from autobatch.fisher.following._by_index import Rows, ordered
+from autobatch.fisher.following._by_index import Rows, ordered, sorted_along
 from autobatch.fisher.following._grouping import Grouping
 from autobatch.fisher.following._layout import IN_FRONT, BatchLayout, Layout, LostBatch, layout_along
 from autobatch.fisher.following._move import WHOLE, Additive, Move, TorchCall
@@ -219,8 +219,7 @@ def _scaled(how: Additive, found: Sequence[Move]) -> bool:
 def _ranked(aligned: Sequence[Move]) -> bool:
     """Whether rows of several samples are put in the order of their values; whole numbers are lengths or groups."""
     each = aligned[0]
-    options, place = each.args[1:], 1 if each.call.name == "topk" else 0
-    dim = each.kwargs.get("dim", options[place] if len(options) > place else -1)
+    dim = sorted_along(each)
     if isinstance(dim, bool) or not each.source.is_floating_point() or dim % max(1, each.source.ndim) != each.dim:
         return False
     grouping = each.layout.grouping if isinstance(each.layout, BatchLayout) else None

@@ -31,6 +31,7 @@ from autobatch.fisher.layers._calls import (
 )
 from autobatch.fisher.layers._channels import channel_sums, normalised_products
 from autobatch.fisher.layers._convolution import ConvolutionJacobian
+from autobatch.fisher.layers._unfold import Geometry
 
 _Maker = Callable[[Tensor], Jacobian]
 """Makes the per-sample gradients of a weight from the gradient of a call's output."""
@@ -149,15 +150,16 @@ def convolution(spatial: int, *, transposed: bool = False) -> Rule:
             x, g = precise(kept.rows(kept()), kept.rows(gradient))
             # A transposed convolution is the gradient of a convolution: its output plays the input there.
             wide, narrow = (g, x) if transposed else (x, g)
-            return ConvolutionJacobian(wide, narrow, batch=kept.batch, groups=groups, turned=transposed, **geometry)
+            return ConvolutionJacobian(
+                wide, narrow, batch=kept.batch, geometry=geometry, groups=groups, turned=transposed
+            )
 
         return _weight_and_bias(call, given, weight, _channel_shift(kept))
 
     return rule
 
 
-def _geometry(kernel: tuple[int, ...], given: Mapping[str, Any]) -> dict[str, Any]:
-    """Return stride, padding and dilation of a convolution, one entry for each spatial dimension."""
+def _geometry(kernel: tuple[int, ...], given: Mapping[str, Any]) -> Geometry:
     spatial = len(kernel)
 
     def each(name: str, default: int) -> tuple[int, ...]:
@@ -176,7 +178,7 @@ def _geometry(kernel: tuple[int, ...], given: Mapping[str, Any]) -> dict[str, An
         padding = ((0, 0),) * spatial
     else:
         padding = tuple((p, p) for p in each("padding", 0))
-    return {"kernel": kernel, "stride": each("stride", 1), "padding": padding, "dilation": dilation}
+    return Geometry(kernel, each("stride", 1), padding, dilation)
 
 
 def _channel_shift(kept: KeptInput) -> _Maker:

@@ -10,6 +10,7 @@ from autobatch.fisher.gram._exchange import ExchangedGram
 from autobatch.fisher.gram._gram import Jacobian
 from autobatch.fisher.gram._jacobians import DenseJacobian, EmbeddingJacobian, OuterJacobian
 from autobatch.fisher.layers._convolution import ConvolutionJacobian
+from autobatch.fisher.layers._unfold import Geometry
 from tests.fisher.gram.test_spill import peak
 from tests.fisher.processes import run_in_processes
 
@@ -38,10 +39,7 @@ def parameters(sizes: tuple[int, ...], rank: int, dtype: torch.dtype) -> list[li
                 numbers(3, 6, 6),
                 numbers(4, 6, 6),
                 batch=sizes[rank],
-                kernel=(3, 3),
-                stride=(1, 1),
-                padding=((1, 1), (1, 1)),
-                dilation=(1, 1),
+                geometry=Geometry((3, 3), (1, 1), ((1, 1), (1, 1)), (1, 1)),
                 groups=1,
             )
         ],

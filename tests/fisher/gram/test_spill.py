@@ -20,6 +20,7 @@ from autobatch.fisher.gram._gram import Jacobian
 from autobatch.fisher.gram._jacobians import DenseJacobian, EmbeddingJacobian, OuterJacobian
 from autobatch.fisher.gram._spill import SpilledGram
 from autobatch.fisher.layers._convolution import ConvolutionJacobian
+from autobatch.fisher.layers._unfold import Geometry
 
 CPU = torch.device("cpu")
 IN_MEMORY, IN_FILE = 1 << 24, 1 << 10
@@ -51,10 +52,7 @@ def convolution(batch: int, dtype: torch.dtype) -> Jacobian:
         numbers(batch, 3, 6, 6, dtype=dtype),
         numbers(batch, 4, 6, 6, dtype=dtype),
         batch=batch,
-        kernel=(3, 3),
-        stride=(1, 1),
-        padding=((1, 1), (1, 1)),
-        dilation=(1, 1),
+        geometry=Geometry((3, 3), (1, 1), ((1, 1), (1, 1)), (1, 1)),
         groups=1,
     )
 
