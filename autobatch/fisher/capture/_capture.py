@@ -233,23 +233,19 @@ class Capture(TorchFunctionMode):
             )
             raise MeasureError(self._twice or usual)
         batch, layouts, grouping = samples.of(tensors, lists)
-        if not again:
-            self._next_pass(batch)
-        elif batch != before:
+        if again and batch != before:
             raise MeasureError(f"samples: the model was called with {before} samples, and then with {batch}")
+        if not again:
+            if self.notes.batches and not self._ledgers.fired:
+                usual = "call backward() on each micro-batch before the next one's forward pass"
+                raise MeasureError(self._twice or usual)
+            if self.notes.batches:
+                self._end_pass()
+            self._following.batch = batch
+            self._weights.begin()
+            self.notes.batches.append(batch)
+            self._sink.begin(batch)
         self._following.begin(tensors, layouts, grouping, again=bool(again))
-
-    def _next_pass(self, batch: int) -> None:
-        if self.notes.batches:
-            if not self._ledgers.fired:
-                raise MeasureError(
-                    self._twice or "call backward() on each micro-batch before the next one's forward pass"
-                )
-            self._end_pass()
-        self._following.batch = batch
-        self._weights.begin()
-        self.notes.batches.append(batch)
-        self._sink.begin(batch)
 
     # -- modules that have a rule of their own ----------------------------------------------------------------------
 
