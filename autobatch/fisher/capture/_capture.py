@@ -12,16 +12,16 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
-from torch.utils.hooks import RemovableHandle
 
 from autobatch._errors import MeasureError
 from autobatch.fisher._registry import UNKNOWN, gram_rule_of, known
 from autobatch.fisher.capture._following import Following
+from autobatch.fisher.capture._hearing import Hearing
 from autobatch.fisher.capture._ledgers import Ledgers
 from autobatch.fisher.capture._notes import NOT_CALLED, Guarded, Notes
 from autobatch.fisher.capture._uses import ALONE, Uses
 from autobatch.fisher.capture._weights import Weights
-from autobatch.fisher.following._layout import IN_FRONT, BatchLayout, LostBatch
+from autobatch.fisher.following._layout import IN_FRONT, LostBatch
 from autobatch.fisher.following._samples import Samples
 from autobatch.fisher.gram._sink import Sink
 from autobatch.fisher.layers._calls import Call
@@ -35,8 +35,6 @@ from autobatch.fisher.layers._functions import (
     tensors_of,
 )
 from autobatch.fisher.layers._modules import GramRule, module_contributions
-
-Hook = Callable[[Tensor], Tensor | None]
 
 
 class Capture(TorchFunctionMode):
@@ -77,11 +75,11 @@ class Capture(TorchFunctionMode):
         self._ledgers = Ledgers(self.notes, sink, device, rows=rows)
         self._weights = Weights(model, counted, self._ledgers.open)
         self._following = Following(self.notes, self._weights, bn)
+        self._hearing = Hearing(self, self.notes, self._following)
         self._uses = Uses(self.notes, self._weights, self._following, self._ledgers)
         self._opaque = 0
-        self._listening = False  # to a hook that a user has put on a tensor
         self._opening: list[Callable[..., Any]] = []
-        self._handles: list[RemovableHandle] = []
+        self._handles: list[Any] = []
         if isinstance(model, torch.jit.ScriptModule):
             self.notes.problem = MeasureError(
                 f"a scripted module ({type(model).__name__}) cannot be measured: give the probe the model as it was"
@@ -98,6 +96,8 @@ class Capture(TorchFunctionMode):
                 self._handles.append(module.register_forward_pre_hook(self._enter_module))
                 leave = partial(self._leave_module, rule)
                 self._handles.append(module.register_forward_hook(leave, always_call=True))
+            else:
+                self._handles += self._hearing.on_module(module)
 
     # -- functions --------------------------------------------------------------------------------------------------
 
@@ -112,15 +112,15 @@ class Capture(TorchFunctionMode):
         call = Call(func, known(func), name, args, kwargs, [], [], follow.batch, follow.layout)
         telling = type(func) is not MethodWrapperType or name in PROPERTIES
         # Without grad mode no use can get a gradient, but samples can mix; after it, there are steps and evaluations.
-        if self._listening or not torch.is_grad_enabled():
-            return self._watched(call, telling=telling or self._listening)
+        if self._hearing.listening or not torch.is_grad_enabled():
+            return self._watched(call, telling=telling or self._hearing.listening)
         if not telling:
             assigned = getattr(func, "__self__", None) if name == "__set__" else None
             if assigned is Tensor.data and follow.knows(args[0]):  # x.data = ...
                 follow.put(args[0], LostBatch("data.__set__"))
             return func(*args, **kwargs)
         if name == "register_hook":
-            args, kwargs = (args[0], self._heard(*args, **kwargs)), {}
+            args, kwargs = (args[0], self._hearing.on_tensor(*args, **kwargs)), {}
         with self._guarded(name):
             self._uses.look_at(call)
         if self.notes.problem is not None:
@@ -138,7 +138,7 @@ class Capture(TorchFunctionMode):
 
     def _watched(self, call: Call, *, telling: bool) -> Any:
         """Run a function without grad mode or in a hook, and follow the samples through it."""
-        func, follow, listening = call.function, self._following, self._listening
+        func, follow, listening = call.function, self._following, self._hearing.listening
         if call.known is UNKNOWN and follow.batch and not listening and self._opens(func):
             return self._opened(call)
         output = func(*call.args, **call.kwargs)
@@ -147,32 +147,6 @@ class Capture(TorchFunctionMode):
                 call.tensors, call.outputs = tensors_of(call.args, call.kwargs), _returned(call, output)
                 follow.watch(call)
         return output
-
-    def _heard(self, tensor: Tensor, hook: Hook) -> Hook:
-        """Return a hook that does what a user's does, and notes where samples act on each other in it."""
-        notes, follow = self.notes, self._following
-        layout = follow.standing(tensor) if follow.batch else None
-        if not isinstance(layout, BatchLayout) or layout.claims:
-            return hook
-
-        def heard(gradient: Tensor) -> Tensor | None:
-            before, listening = notes.bn, self._listening
-            follow.put(gradient, layout)
-            self._listening = True
-            try:
-                with self:
-                    result = hook(gradient)
-            finally:
-                self._listening = listening
-            with torch._C.DisableTorchFunction():
-                found = None if result is None else follow.standing(result)
-            if result is None:  # it looks, and changes nothing
-                notes.bn = before
-            elif found is not None and found != layout:
-                notes.bn = "rows"
-            return result
-
-        return heard
 
     def _opens(self, func: Callable[..., Any]) -> bool:
         """Whether the parts of a function are to be seen; one that dispatches to others by itself comes here again."""

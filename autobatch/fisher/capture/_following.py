@@ -320,8 +320,8 @@ class Following:
         memory.write(changed, after if isinstance(after, BatchLayout) else None, self.batch)
         for other in self._layouts.sharing(changed):
             layout, written = self._layouts.get(other), memory.samples(other)
-            known = written is not None and isinstance(layout, BatchLayout) and not layout.claims
-            if not known or not layout.agrees(written, other, self.batch):
+            known = layout if isinstance(layout, BatchLayout) and not layout.claims else None
+            if written is None or known is None or not known.agrees(written, other, self.batch):
                 self._layouts[other] = _OVERWRITTEN
 
     def _move_into(self, base: Tensor, index: Any, value: Any) -> None:
