@@ -230,15 +230,16 @@ class Capture(TorchFunctionMode):
         self._opaque -= 1
         if self._opaque or self.notes.problem is not None or not torch.is_grad_enabled():
             return
-        what = f"the gram rule of {type(module).__name__}"
-        with Guarded(self.notes, what), torch._C.DisableTorchFunction():
-            found = self._weights.among(module.parameters())
-            for tensor in tensors_of(args):
-                self._following.need_front(tensor, type(module).__name__)
-            contributions = module_contributions(module, rule, args, output, weights=found, batch=self._following.batch)
-            self._following.put(output, IN_FRONT)
+        follow, kind, given = self._following, type(module).__name__, tensors_of(args)
+        with Guarded(self.notes, f"the gram rule of {kind}"), torch._C.DisableTorchFunction():
+            call = Call(type(module), UNKNOWN, "forward", args, {}, given, [output], follow.batch, follow.layout)
+            call.used = {id(weight.tensor): weight for weight in self._weights.among(module.parameters())}
+            for tensor in given:
+                follow.need_front(tensor, kind)
+            contributions = module_contributions(call, module, rule)
+            follow.put(output, IN_FRONT)
             if contributions:
-                self._ledgers.owe([output], contributions, tensors_of(args), (found[0].name, "forward"))
+                self._ledgers.owe(call, contributions)
 
     # -- the end ----------------------------------------------------------------------------------------------------
 

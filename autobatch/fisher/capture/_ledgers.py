@@ -1,6 +1,6 @@
 """What each trainable parameter is owed and receives in one pass: the hooks that meet the gradients."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from functools import partial
 
 import torch
@@ -13,11 +13,10 @@ from autobatch.fisher._arithmetic import exact_arithmetic, reduced_eps
 from autobatch.fisher._sums import Arrived, norm_of, slack_of_positions
 from autobatch.fisher.capture._anchor import anchor
 from autobatch.fisher.capture._notes import Guarded, Notes
-from autobatch.fisher.capture._tap import Tap
 from autobatch.fisher.following._layout import Claim, stand
 from autobatch.fisher.gram._gram import Jacobian
 from autobatch.fisher.gram._sink import Sink, StreamingGram
-from autobatch.fisher.layers._calls import Contribution, Root, dense
+from autobatch.fisher.layers._calls import Call, Contribution, Root, dense
 from autobatch.fisher.layers._functions import without_hooks
 from autobatch.fisher.layers._generic import one_by_one
 
@@ -65,18 +64,28 @@ class Ledgers:
 
         self._handles.append(root.tensor.register_hook(hook))  # type: ignore[no-untyped-call]
 
-    def _note(self, contribution: Contribution, claims: tuple[Claim, ...]) -> None:
-        for root in contribution.weight.roots:
-            root.uses.append(claims)
+    def owe(self, call: Call, contributions: list[Contribution], claims: tuple[Claim, ...] = ()) -> None:
+        """Register what a call owes to its weights, resting on claims, and wait for the gradients of its outputs."""
+        for contribution in contributions:
+            for root in contribution.weight.roots:
+                root.uses.append(claims)
+        if call.tap is not None:
+            call.tap.take = partial(self._take, contributions, call.site)
+            self._tapped.append(contributions)
+            return
+        by_output: dict[int, list[tuple[Contribution, GradientEdge | None]]] = {}
+        for contribution in contributions:
+            weight, edge = contribution.weight, None
+            if weight.made:
+                replaced = call.was.edge is not None and weight.tensor is call.outputs[0]
+                edge = call.was.edge if replaced else get_gradient_edge(weight.tensor)
+            by_output.setdefault(contribution.output, []).append((contribution, edge))
+        for index, group in by_output.items():
+            hooked, part = anchor(call.outputs[index], call.tensors)
+            hook = partial(self._arrive, group, claims, call.site, part)
+            self._pass_handles.append(hooked.register_hook(hook))  # type: ignore[no-untyped-call]
 
     # -- through a tap ----------------------------------------------------------------------------------------------
-
-    def owe_tapped(self, tap: Tap, contributions: list[Contribution], site: tuple[str, str]) -> None:
-        """Register what a tapped call owes to its weights; ``site`` is parameter and function, for messages."""
-        tap.take = partial(self._take, contributions, site)
-        self._tapped.append(contributions)
-        for contribution in contributions:
-            self._note(contribution, ())
 
     def _take(self, owed: list[Contribution], site: tuple[str, str], gradient: Tensor) -> dict[int, Tensor] | None:
         """Take the per-sample gradients of a tapped call, and return their sums by the id of the weight."""
@@ -110,40 +119,6 @@ class Ledgers:
         return total.mT if weight.transposed else total
 
     # -- through hooks on outputs -----------------------------------------------------------------------------------
-
-    def owe(
-        self,
-        outputs: list[Tensor],
-        contributions: list[Contribution],
-        tensors: Sequence[Tensor],
-        site: tuple[str, str],
-        *,
-        claims: tuple[Claim, ...] = (),
-        overwritten: GradientEdge | None = None,
-    ) -> None:
-        """Register what a call owes to its weights, and wait for the gradients of its outputs.
-
-        Args:
-            outputs: of the call.
-            contributions: what it owes.
-            tensors: its arguments.
-            site: parameter and function, for messages.
-            claims: what this rests on.
-            overwritten: where its first output was in the graph, if that is a weight which it has changed in place.
-        """
-        by_output: dict[int, list[tuple[Contribution, GradientEdge | None]]] = {}
-        for contribution in contributions:
-            weight = contribution.weight
-            edge = None
-            if weight.made:
-                replaced = overwritten is not None and weight.tensor is outputs[0]
-                edge = overwritten if replaced else get_gradient_edge(weight.tensor)
-            by_output.setdefault(contribution.output, []).append((contribution, edge))
-            self._note(contribution, claims)
-        for index, group in by_output.items():
-            hooked, part = anchor(outputs[index], tensors)
-            hook = partial(self._arrive, group, claims, site, part)
-            self._pass_handles.append(hooked.register_hook(hook))  # type: ignore[no-untyped-call]
 
     def _arrive(
         self,

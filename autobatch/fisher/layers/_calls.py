@@ -103,6 +103,11 @@ class Call(TorchCall):
         return first if isinstance(first, Tensor) else None
 
     @property
+    def site(self) -> tuple[str, str]:
+        """A weight's parameter and the function, for messages."""
+        return self.weights()[0].name, self.name
+
+    @property
     def node(self) -> Any:
         """Its own node in the autograd graph."""
         return self.outputs[0].grad_fn if self.tap is None else self.tap.node

@@ -61,8 +61,7 @@ def layers(call: Call) -> list[Contribution]:
             return unrolled.back("states", steps_first(gradient), used)
         return unrolled.back("last" if index == 1 else "last_cell", gradient, used)
 
-    first = {(index, "first"): state for index, state in enumerate(states)}
-    used = _used(call, _keyed(params) | first)
+    used = _used(call, params) | _used(call, [{"first": state} for state in states])
     return _owed(call, used, back)
 
 
@@ -92,7 +91,7 @@ def cells(call: Call) -> list[Contribution]:
         through = of_state[0] if inside and of_state else None
         return unrolled.back("last_cell", gradient.unsqueeze(0), used, through=through)
 
-    used = _used(call, _keyed(params))
+    used = _used(call, params)
     return _owed(call, used, back)
 
 
@@ -128,11 +127,9 @@ def _layout(call: Call, dim: int, dim_of_last: int, sequences: Sequences) -> Bat
     return last[0]
 
 
-def _keyed(params: Sequence[Mapping[str, Tensor]]) -> dict[Key, Tensor]:
-    return {(place, name): tensor for place, own in enumerate(params) for name, tensor in own.items()}
-
-
-def _used(call: Call, tensors: Mapping[Key, Tensor]) -> dict[Key, Weight]:
+def _used(call: Call, params: Sequence[Mapping[str, Tensor]]) -> dict[Key, Weight]:
+    """Return the weights among tensors, by their places and names."""
+    tensors = {(place, name): tensor for place, own in enumerate(params) for name, tensor in own.items()}
     used = {key: weight for key, tensor in tensors.items() if (weight := call.weight(tensor)) is not None}
     if any(weight.transposed for weight in used.values()):
         raise NoRuleError
