@@ -75,7 +75,13 @@ class Measurement(Shown):
             raise self.problem
         if self._checked is None:
             assert self._gram is not None
-            self._check_sums()
+            # Holds 1ᵀF1 = ||gradient||² against the gradients that the parameters really got: finds uses not captured.
+            for check in self._checks:
+                finite, void = check.run()
+                if not finite:  # a GradScaler's overflow: the step is skipped, and says nothing
+                    self._scale = math.nan
+                    break
+                self.unchecked += tuple(name for name in void if name not in self.unchecked)
             self._checked, self._gram = self._gram * self._scale**2, None
         return self._checked
 
@@ -113,15 +119,6 @@ class Measurement(Shown):
             The spectrum. Fails as ``gram`` does, and where the rule is not known or the gradients are not finite.
         """
         return replace(spectrum_of(self.gram(), self.gradient_eps, rule, self.bn), sketch_rows=self.sketch_rows)
-
-    def _check_sums(self) -> None:
-        # Holds 1ᵀF1 = ||gradient||² against the gradients that the parameters really got: finds uses not captured.
-        for check in self._checks:
-            finite, void = check.run()
-            if not finite:  # a GradScaler's overflow: the step is skipped, and says nothing
-                self._scale = math.nan
-                return
-            self.unchecked += tuple(name for name in void if name not in self.unchecked)
 
 
 def caused(what: str, error: Exception) -> MeasureError:

@@ -11,11 +11,6 @@ _FLOATS = ("weighted_condition", "l_cum", "last_condition", "last_energy")
 _INTEGERS = ("steps", "samples", "last_batch_size")
 
 
-def step_energy(trace: float, batch_size: int, lr: float) -> float:
-    """The energy l_k = lr / B * sqrt(trace F) of one step (paper, below eq. 8)."""
-    return lr / batch_size * math.sqrt(trace)
-
-
 class SpectralPosition:
     """Running C̄_K and L_K over sampled steps, each weighted by the optimizer steps that it stands for.
 
@@ -79,7 +74,7 @@ class SpectralPosition:
         if batch_size < 1:
             raise ValueError(f"batch_size={batch_size!r}: expected at least 1")
         _check_steps(steps, lr)
-        energy = step_energy(trace, batch_size, 1.0)
+        energy = 1.0 / batch_size * math.sqrt(trace)
         if batch_size == self._last_batch_size:
             self._interpolate(condition_number, energy)
         self._held.clear()

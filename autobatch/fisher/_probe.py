@@ -107,6 +107,7 @@ class FisherProbe:
             ``micro_batches``, a process group, ``bn="exact"`` or ``measure="sketched"``.
 
     Attributes:
+        exchanges_after: whether ``exchange`` is to be called after each body.
         taker: where set, gets the per-sample gradients of a step as well as F does, parameter by parameter, so that a
             measured step serves an optimizer too (``autobatch.optim``); not where processes share them.
 
@@ -166,7 +167,7 @@ class FisherProbe:
         self._max_memory = max_memory
         self._micro_batches = micro_batches
         self._process_group = process_group
-        self._exchange_after = exchange_after
+        self.exchanges_after = exchange_after
         self.samples = samples
         self.batch_dim = batch_dim
         self.taker: Taker | None = None
@@ -223,7 +224,7 @@ class FisherProbe:
             self._kept = (capture.notes, sink, _failure(capture.finish))
         capture.close()
         self._seconds += capture.notes.seconds + time.perf_counter() - start
-        if self._kept is not None and not self._exchange_after:
+        if self._kept is not None and not self.exchanges_after:
             self.exchange()
 
     def _said(self) -> Samples:
@@ -247,11 +248,6 @@ class FisherProbe:
             if "torch._dynamo" in sys.modules:
                 self._watching.enter_context(torch.compiler.set_stance("force_eager"))
             self._watching.enter_context(self._capture)
-
-    @property
-    def exchanges_after(self) -> bool:
-        """Whether ``exchange`` is to be called after each body."""
-        return self._exchange_after
 
     @property
     def seconds(self) -> float:
@@ -330,16 +326,17 @@ class FisherProbe:
 
     def _new_sink(self) -> GramSink:
         device = next((p.device for p in self._model.parameters() if p.requires_grad), torch.device("cpu"))
-        group, memory, mean = self._process_group, self._max_memory, self._mean
+        memory, shared = self._max_memory, {"group": self._process_group, "mean": self._mean}
         sink: GramSink
         if self._sketch is not None:
-            sink = SketchedGram(*self._sketch, device, memory, group=group, mean=mean)
-        elif self._exchange_after:
-            return SpilledGram(memory, device, group=group, mean=mean)
+            rows, seed = self._sketch
+            sink = SketchedGram(device, memory, rows=rows, seed=seed, **shared)
+        elif self.exchanges_after:
+            return SpilledGram(device, memory, **shared)
         elif self._bn == "exact" or self._micro_batches > 1:
-            sink = SpilledGram(memory, device)
-        elif group is not None:
-            return ExchangedGram(group, device, memory, mean=mean)
+            sink = SpilledGram(device, memory)
+        elif self._process_group is not None:
+            return ExchangedGram(device, memory, **shared)
         else:
             sink = StreamingGram(device, memory, apart=self._by_module)
         sink.taker = self._hand_on

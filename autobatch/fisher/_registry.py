@@ -395,6 +395,4 @@ def _entries() -> Iterator[tuple[Any, Known]]:
             yield from ((own, entry) for own in homes.values() if callable(own))
 
 
-_KNOWN: dict[Any, Known] = {}
-for _function, _entry in _entries():
-    _KNOWN[_function] = _entry
+_KNOWN: dict[Any, Known] = dict(_entries())

@@ -28,7 +28,7 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from autobatch.fisher import FisherProbe
-from autobatch.fisher.gram import _exchange
+from autobatch.fisher.gram import _group
 from benchmarks.pages import parser_of
 
 MEASURES: dict[str, dict[str, Any]] = {"plain": {}, "exact": {"measure": "exact"}, "sketched": {"measure": "sketched"}}
@@ -49,7 +49,7 @@ class Counted:
     def __init__(self, ranks: int) -> None:
         self.received = 0
         self._others = (ranks - 1) / ranks
-        self._gather, self._exchange, self._reduce = _exchange._all_gather, dist.all_to_all_single, dist.all_reduce
+        self._gather, self._exchange, self._reduce = _group._all_gather, dist.all_to_all_single, dist.all_reduce
 
     def all_gather(self, received: Tensor, own: Tensor, **given: Any) -> Any:
         """Gather, and count."""
@@ -88,7 +88,7 @@ def process(rank: int, ranks: int, share: int, rows: int, folder: str) -> None:
             dist.barrier()
             start = time.perf_counter()
             with (
-                mock.patch.object(_exchange, "_all_gather", counted.all_gather),
+                mock.patch.object(_group, "_all_gather", counted.all_gather),
                 mock.patch.object(dist, "all_to_all_single", counted.all_to_all),
                 mock.patch.object(dist, "all_reduce", counted.all_reduce),
             ):

@@ -19,7 +19,7 @@ from torch.utils.checkpoint import checkpoint
 
 from autobatch._errors import MeasureError
 from autobatch.fisher import FisherProbe
-from autobatch.fisher.gram import SketchedGram, _exchange
+from autobatch.fisher.gram import SketchedGram, _group
 from autobatch.fisher.gram._spill import SpilledGram
 
 from .conftest import sum_of_cross_entropies
@@ -221,10 +221,10 @@ def sketched(group: Group, wrapper: Group, *, wrap: Callable[[Shared], nn.Module
         sent.append(own)
         gather(received, own, group=group)
 
-    gather = _exchange._all_gather
+    gather = _group._all_gather
     after = FisherProbe(wrapped, process_group=wrapper, exchange_after=True, **options)
     for probe in (FisherProbe(wrapped, process_group=group, **options), after):
-        with mock.patch.object(_exchange, "_all_gather", all_gather):
+        with mock.patch.object(_group, "_all_gather", all_gather):
             gradients = shared.step(wrapped, probe)
             if probe is after:
                 probe.exchange()

@@ -12,12 +12,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
-from torch.utils.hooks import RemovableHandle
 
 from autobatch._errors import MeasureError
 from autobatch.fisher._registry import UNKNOWN, gram_rule_of, known
 from autobatch.fisher.capture._following import Following
-from autobatch.fisher.capture._hearing import hearing
+from autobatch.fisher.capture._hearing import Hearing
 from autobatch.fisher.capture._ledgers import Ledgers
 from autobatch.fisher.capture._notes import NOT_CALLED, Guarded, Notes
 from autobatch.fisher.capture._uses import ALONE, Uses
@@ -76,10 +75,11 @@ class Capture(TorchFunctionMode):
         self._ledgers = Ledgers(self.notes, sink, device, rows=rows)
         self._weights = Weights(model, counted, self._ledgers.open)
         self._following = Following(self.notes, self._weights, bn)
+        self._hearing = Hearing(self, self.notes, self._following)
         self._uses = Uses(self.notes, self._weights, self._following, self._ledgers)
         self._opaque = 0
         self._opening: list[Callable[..., Any]] = []
-        self._handles: list[RemovableHandle] = []
+        self._handles: list[Any] = []
         if isinstance(model, torch.jit.ScriptModule):
             self.notes.problem = MeasureError(
                 f"a scripted module ({type(model).__name__}) cannot be measured: give the probe the model as it was"
@@ -96,6 +96,8 @@ class Capture(TorchFunctionMode):
                 self._handles.append(module.register_forward_pre_hook(self._enter_module))
                 leave = partial(self._leave_module, rule)
                 self._handles.append(module.register_forward_hook(leave, always_call=True))
+            else:
+                self._handles += self._hearing.on_module(module)
 
     # -- functions --------------------------------------------------------------------------------------------------
 
@@ -110,22 +112,22 @@ class Capture(TorchFunctionMode):
         call = Call(func, known(func), name, args, kwargs, [], [], follow.batch, follow.layout)
         telling = type(func) is not MethodWrapperType or name in PROPERTIES
         # Without grad mode no use can get a gradient, but samples can mix; after it, there are steps and evaluations.
-        if not torch.is_grad_enabled():
-            return self._watched(call, telling=telling)
+        if self._hearing.listening or not torch.is_grad_enabled():
+            return self._watched(call, telling=telling or self._hearing.listening)
         if not telling:
             assigned = getattr(func, "__self__", None) if name == "__set__" else None
             if assigned is Tensor.data and follow.knows(args[0]):  # x.data = ...
                 follow.put(args[0], LostBatch("data.__set__"))
             return func(*args, **kwargs)
         if name == "register_hook":
-            args, kwargs = (args[0], hearing(self.notes, follow, *args, **kwargs)), {}
+            args, kwargs = (args[0], self._hearing.on_tensor(*args, **kwargs)), {}
         with self._guarded(name):
             self._uses.look_at(call)
         if self.notes.problem is not None:
             return func(*args, **kwargs)
         # Without weights, too, where only in it samples can be followed.
         opens = (call.used and call.known.rows is None) or (call.known is UNKNOWN and call.tensors)
-        if opens and is_composite(func) and func not in self._opening:
+        if opens and self._opens(func):
             return self._opened(call)
         output = func(*args, **kwargs) if call.tap is None else call.tap.run()
         with self._guarded(name):
@@ -135,20 +137,24 @@ class Capture(TorchFunctionMode):
         return output
 
     def _watched(self, call: Call, *, telling: bool) -> Any:
-        """Run a function without grad mode, and follow the samples through it."""
-        func, follow = call.function, self._following
-        if call.known is UNKNOWN and follow.batch and is_composite(func) and func not in self._opening:
+        """Run a function without grad mode or in a hook, and follow the samples through it."""
+        func, follow, listening = call.function, self._following, self._hearing.listening
+        if call.known is UNKNOWN and follow.batch and not listening and self._opens(func):
             return self._opened(call)
         output = func(*call.args, **call.kwargs)
-        if telling and follow.batch and not self._ledgers.arrived and not self._ledgers.pulling_back:
+        if telling and follow.batch and (listening or not (self._ledgers.arrived or self._ledgers.pulling_back)):
             with self._guarded(call.name):
                 call.tensors, call.outputs = tensors_of(call.args, call.kwargs), _returned(call, output)
                 follow.watch(call)
         return output
 
+    def _opens(self, func: Callable[..., Any]) -> bool:
+        """Whether the parts of a function are to be seen; one that dispatches to others by itself comes here again."""
+        return is_composite(func) and func not in self._opening
+
     def _opened(self, call: Call) -> Any:
         """Call a composite function such that its parts are seen."""
-        self._opening.append(call.function)  # one that dispatches to others by itself comes back here
+        self._opening.append(call.function)
         try:
             with self:
                 return opened(call.function)(*call.args, **call.kwargs)
@@ -201,23 +207,19 @@ class Capture(TorchFunctionMode):
             )
             raise MeasureError(self._twice or usual)
         batch, layouts, grouping = samples.of(tensors, lists)
-        if not again:
-            self._next_pass(batch)
-        elif batch != before:
+        if again and batch != before:
             raise MeasureError(f"samples: the model was called with {before} samples, and then with {batch}")
+        if not again:
+            if self.notes.batches and not self._ledgers.fired:
+                usual = "call backward() on each micro-batch before the next one's forward pass"
+                raise MeasureError(self._twice or usual)
+            if self.notes.batches:
+                self._end_pass()
+            self._following.batch = batch
+            self._weights.begin()
+            self.notes.batches.append(batch)
+            self._sink.begin(batch)
         self._following.begin(tensors, layouts, grouping, again=bool(again))
-
-    def _next_pass(self, batch: int) -> None:
-        if self.notes.batches:
-            if not self._ledgers.fired:
-                raise MeasureError(
-                    self._twice or "call backward() on each micro-batch before the next one's forward pass"
-                )
-            self._end_pass()
-        self._following.batch = batch
-        self._weights.begin()
-        self.notes.batches.append(batch)
-        self._sink.begin(batch)
 
     # -- modules that have a rule of their own ----------------------------------------------------------------------
 
@@ -228,15 +230,16 @@ class Capture(TorchFunctionMode):
         self._opaque -= 1
         if self._opaque or self.notes.problem is not None or not torch.is_grad_enabled():
             return
-        what = f"the gram rule of {type(module).__name__}"
-        with Guarded(self.notes, what), torch._C.DisableTorchFunction():
-            found = self._weights.among(module.parameters())
-            for tensor in tensors_of(args):
-                self._following.need_front(tensor, type(module).__name__)
-            contributions = module_contributions(module, rule, args, output, weights=found, batch=self._following.batch)
-            self._following.put(output, IN_FRONT)
+        follow, kind, given = self._following, type(module).__name__, tensors_of(args)
+        with Guarded(self.notes, f"the gram rule of {kind}"), torch._C.DisableTorchFunction():
+            call = Call(type(module), UNKNOWN, "forward", args, {}, given, [output], follow.batch, follow.layout)
+            call.used = {id(weight.tensor): weight for weight in self._weights.among(module.parameters())}
+            for tensor in given:
+                follow.need_front(tensor, kind)
+            contributions = module_contributions(call, module, rule)
+            follow.put(output, IN_FRONT)
             if contributions:
-                self._ledgers.owe([output], contributions, tensors_of(args), (found[0].name, "forward"))
+                self._ledgers.owe(call, contributions)
 
     # -- the end ----------------------------------------------------------------------------------------------------
 
@@ -247,7 +250,7 @@ class Capture(TorchFunctionMode):
         self._handles = []
         self._ledgers.close()
         self._following.end_pass()
-        self._weights.close()
+        self._weights.end_pass()
 
     def finish(self) -> None:
         """End the last pass; raise MeasureError where something in the step could not be measured."""

@@ -1,5 +1,6 @@
 """``bn="exact"``: the derivative of each sample's loss through the batch statistics, one backward pass a sample."""
 
+import contextlib
 from typing import Any
 
 import torch
@@ -15,7 +16,7 @@ from autobatch.fisher.layers._calls import dense
 from autobatch.fisher.layers._functions import given_to_model, tensors_of
 
 
-class ExactCapture:
+class ExactCapture(contextlib.nullcontext[None]):
     """Column i of J is d loss_i / d theta, where loss_i reaches other samples through the batch statistics.
 
     The loss must be a sum (or mean) of terms that each depend on one row of the model's outputs: the gradient at the
@@ -24,18 +25,13 @@ class ExactCapture:
     """
 
     def __init__(self, model: nn.Module, sink: Sink, counted: frozenset[str] | None) -> None:
+        super().__init__()
         self.notes = Notes(model)
         self._model = model
         self._sink = sink
         self._counted = counted
         self._outputs: list[Tensor] = []
         self._handle = model.register_forward_hook(self._called, with_kwargs=True)
-
-    def __enter__(self) -> "ExactCapture":
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        pass
 
     def _called(self, _: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
         if not torch.is_grad_enabled():

@@ -198,27 +198,22 @@ class Following:
             )
 
     def need_order(self, outputs: list[Tensor]) -> None:
-        """Raise MeasureError where an output has the samples in another order than the input, or not all.
-
-        Beside one that has them all, there may be those of single samples, such as a list with each image's features.
-        """
+        """Raise MeasureError where an output has the samples in another order than the input, or not all."""
+        # Beside one that has them all, there may be those of single samples, such as a list with each image's features.
         layouts = [self._layouts.get(tensor) for tensor in outputs]
         complete = any(isinstance(layout, BatchLayout) and layout.grouping is None for layout in layouts)
         for tensor, layout in zip(outputs, layouts, strict=True):
             if not isinstance(layout, BatchLayout) or layout.grouping is None:
                 continue
-            if not complete or layout.grouping.sole is None:
-                self._check_order(tensor, layout.grouping)
-
-    def _check_order(self, tensor: Tensor, grouping: Grouping) -> None:
-        rows = grouping.index
-        steps = rows.diff(prepend=rows.new_tensor([-1]), append=rows.new_tensor([self.batch]))
-        if bool(((steps < 0) | (steps > 1)).any()):
-            raise MeasureError(
-                f"the samples of the model's output of shape {tuple(tensor.shape)} lie in another order than those of"
-                " its input, or some are left out, so which target is whose cannot be told: put them in order, or say"
-                " samples=1, with which each row counts for the sample that it was made of"
-            )
+            rows = layout.grouping.index
+            steps = rows.diff(prepend=rows.new_tensor([-1]), append=rows.new_tensor([self.batch]))
+            alone = complete and layout.grouping.sole is not None
+            if not alone and bool(((steps < 0) | (steps > 1)).any()):
+                raise MeasureError(
+                    f"the samples of the model's output of shape {tuple(tensor.shape)} lie in another order than those"
+                    " of its input, or some are left out, so which target is whose cannot be told: put them in order,"
+                    " or say samples=1, with which each row counts for the sample that it was made of"
+                )
 
     # -- calls ------------------------------------------------------------------------------------------------------
 
@@ -261,9 +256,8 @@ class Following:
 
     def watch(self, call: Call) -> None:
         """Follow the samples through a call without grad mode."""
-        found = [(tensor, layout) for tensor in call.heeded if (layout := self._layouts.get(tensor)) is not None]
-        found = [(tensor, layout) for tensor, layout in found if not layout.claims]
-        if found:
+        pairs = [(tensor, self._layouts.get(tensor)) for tensor in call.heeded]
+        if found := [(tensor, layout) for tensor, layout in pairs if layout is not None and not layout.claims]:
             self._move(call, found)
             self._inside.update((id(tensor), weakref.ref(tensor)) for tensor in call.outputs)
 
@@ -325,14 +319,10 @@ class Following:
         memory = self._written.setdefault(storage._cdata, Memory(storage))
         memory.write(changed, after if isinstance(after, BatchLayout) else None, self.batch)
         for other in self._layouts.sharing(changed):
-            if not self._agree(self._layouts.get(other), memory.samples(other), other):
+            layout, written = self._layouts.get(other), memory.samples(other)
+            known = layout if isinstance(layout, BatchLayout) and not layout.claims else None
+            if written is None or known is None or not known.agrees(written, other, self.batch):
                 self._layouts[other] = _OVERWRITTEN
-
-    def _agree(self, layout: Layout | None, written: Tensor | None, tensor: Tensor) -> bool:
-        """Whether the samples that were written into a tensor are those that lie there by its layout."""
-        if written is None or not isinstance(layout, BatchLayout) or layout.claims:
-            return False
-        return bool(((written < 0) | (written == layout.labels(tensor, self.batch))).all())
 
     def _move_into(self, base: Tensor, index: Any, value: Any) -> None:
         """Note where the batch lies after ``base[index] = value``."""

@@ -1,7 +1,6 @@
 """What each trainable parameter is owed and receives in one pass: the hooks that meet the gradients."""
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable
 from functools import partial
 
 import torch
@@ -14,11 +13,10 @@ from autobatch.fisher._arithmetic import exact_arithmetic, reduced_eps
 from autobatch.fisher._sums import Arrived, norm_of, slack_of_positions
 from autobatch.fisher.capture._anchor import anchor
 from autobatch.fisher.capture._notes import Guarded, Notes
-from autobatch.fisher.capture._tap import Tap
 from autobatch.fisher.following._layout import Claim, stand
 from autobatch.fisher.gram._gram import Jacobian
 from autobatch.fisher.gram._sink import Sink, StreamingGram
-from autobatch.fisher.layers._calls import Contribution, Root, dense
+from autobatch.fisher.layers._calls import Call, Contribution, Root, dense
 from autobatch.fisher.layers._functions import without_hooks
 from autobatch.fisher.layers._generic import one_by_one
 
@@ -26,25 +24,6 @@ _TWICE = (
     "its gradient arrived twice: measure one backward pass a step. A step with a gradient penalty, or another"
     " torch.autograd.grad() inside, cannot be measured (measuring=NeverMeasure())"
 )
-
-
-@dataclass
-class _Ledger:
-    """One parameter's."""
-
-    root: Root
-    uses: list[tuple[Claim, ...]] = field(default_factory=list)  # the claims that each of its uses rests on
-    fired: int = 0  # uses whose gradient has arrived
-    received: list[Jacobian] = field(default_factory=list)  # J of these, until it is handed on
-    norms: list[Tensor] = field(default_factory=list)  # of the gradients that the parameter itself got
-    eps: float = 0.0  # machine epsilon of the gradients' arithmetic
-    # Of that arithmetic, where a gradient is a sum over many positions.
-    slack: list[Tensor] = field(default_factory=list)
-
-    @property
-    def owed(self) -> int:
-        """Uses that count."""
-        return sum(stand(claims) for claims in self.uses)
 
 
 class Ledgers:
@@ -63,7 +42,7 @@ class Ledgers:
         self._float32_eps = reduced_eps(device)
         self.tapping = self._rows is not None
         self.arrived = self.pulling_back = self._closed = False
-        self._by_id: dict[int, _Ledger] = {}
+        self._roots: list[Root] = []
         self._tapped: list[list[Contribution]] = []
         self._handles: list[RemovableHandle] = []
         self._pass_handles: list[RemovableHandle] = []
@@ -71,32 +50,42 @@ class Ledgers:
     @property
     def fired(self) -> bool:
         """Whether any use's gradient has arrived in this pass."""
-        return any(ledger.fired for ledger in self._by_id.values())
+        return any(root.fired for root in self._roots)
 
     def open(self, root: Root) -> None:
         """Open a parameter's ledger."""
-        self._by_id[id(root.tensor)] = ledger = _Ledger(root)
+        self._roots.append(root)
 
         def hook(gradient: Tensor) -> None:
             # One that was frozen after its use gets none.
             if not self.pulling_back and self._notes.batches and root.tensor.requires_grad:
                 with Guarded(self._notes, root.name, ""):
-                    ledger.norms.append(norm_of(gradient.detach()))
+                    root.norms.append(norm_of(gradient.detach()))
 
         self._handles.append(root.tensor.register_hook(hook))  # type: ignore[no-untyped-call]
 
-    def _note(self, contribution: Contribution, claims: tuple[Claim, ...]) -> None:
-        for root in contribution.weight.roots:
-            self._by_id[id(root.tensor)].uses.append(claims)
+    def owe(self, call: Call, contributions: list[Contribution], claims: tuple[Claim, ...] = ()) -> None:
+        """Register what a call owes to its weights, resting on claims, and wait for the gradients of its outputs."""
+        for contribution in contributions:
+            for root in contribution.weight.roots:
+                root.uses.append(claims)
+        if call.tap is not None:
+            call.tap.take = partial(self._take, contributions, call.site)
+            self._tapped.append(contributions)
+            return
+        by_output: dict[int, list[tuple[Contribution, GradientEdge | None]]] = {}
+        for contribution in contributions:
+            weight, edge = contribution.weight, None
+            if weight.made:
+                replaced = call.was.edge is not None and weight.tensor is call.outputs[0]
+                edge = call.was.edge if replaced else get_gradient_edge(weight.tensor)
+            by_output.setdefault(contribution.output, []).append((contribution, edge))
+        for index, group in by_output.items():
+            hooked, part = anchor(call.outputs[index], call.tensors)
+            hook = partial(self._arrive, group, claims, call.site, part)
+            self._pass_handles.append(hooked.register_hook(hook))  # type: ignore[no-untyped-call]
 
     # -- through a tap ----------------------------------------------------------------------------------------------
-
-    def owe_tapped(self, tap: Tap, contributions: list[Contribution], site: tuple[str, str]) -> None:
-        """Register what a tapped call owes to its weights; ``site`` is parameter and function, for messages."""
-        tap.take = partial(self._take, contributions, site)
-        self._tapped.append(contributions)
-        for contribution in contributions:
-            self._note(contribution, ())
 
     def _take(self, owed: list[Contribution], site: tuple[str, str], gradient: Tensor) -> dict[int, Tensor] | None:
         """Take the per-sample gradients of a tapped call, and return their sums by the id of the weight."""
@@ -116,55 +105,20 @@ class Ledgers:
 
     def _summed(self, contribution: Contribution, gradient: Tensor) -> Tensor:
         """Take what one weight of a tapped call is owed, and return the sum over samples in the weight's own order."""
-        weight = contribution.weight
-        ledger = self._by_id[id(weight.roots[0].tensor)]
+        weight, root = contribution.weight, contribution.weight.roots[0]
         jacobian = self._made(contribution, gradient)
         dtype = torch.promote_types(gradient.dtype, torch.float32)
         total = torch.empty(weight.target.shape, dtype=dtype, device=gradient.device)
-        if ledger.owed == 1 and self._rows is not None:
-            ledger.fired += 1
-            self._rows.add(ledger.root.name, [jacobian], total)
+        if root.owed == 1 and self._rows is not None:
+            root.fired += 1
+            self._rows.add(root.name, [jacobian], total)
         else:
             jacobian.total(total)
-            self._credit(ledger, jacobian)
+            self._credit(root, jacobian)
         total = total.to(weight.tensor.dtype)
         return total.mT if weight.transposed else total
 
     # -- through hooks on outputs -----------------------------------------------------------------------------------
-
-    def owe(
-        self,
-        outputs: list[Tensor],
-        contributions: list[Contribution],
-        tensors: Sequence[Tensor],
-        site: tuple[str, str],
-        *,
-        claims: tuple[Claim, ...] = (),
-        overwritten: GradientEdge | None = None,
-    ) -> None:
-        """Register what a call owes to its weights, and wait for the gradients of its outputs.
-
-        Args:
-            outputs: of the call.
-            contributions: what it owes.
-            tensors: its arguments.
-            site: parameter and function, for messages.
-            claims: what this rests on.
-            overwritten: where its first output was in the graph, if that is a weight which it has changed in place.
-        """
-        by_output: dict[int, list[tuple[Contribution, GradientEdge | None]]] = {}
-        for contribution in contributions:
-            weight = contribution.weight
-            edge = None
-            if weight.made:
-                replaced = overwritten is not None and weight.tensor is outputs[0]
-                edge = overwritten if replaced else get_gradient_edge(weight.tensor)
-            by_output.setdefault(contribution.output, []).append((contribution, edge))
-            self._note(contribution, claims)
-        for index, group in by_output.items():
-            hooked, part = anchor(outputs[index], tensors)
-            hook = partial(self._arrive, group, claims, site, part)
-            self._pass_handles.append(hooked.register_hook(hook))  # type: ignore[no-untyped-call]
 
     def _arrive(
         self,
@@ -190,12 +144,11 @@ class Ledgers:
 
     def _receive(self, contribution: Contribution, edge: GradientEdge | None, gradient: Tensor) -> None:
         jacobian = self._made(contribution, gradient)
-        roots = [root.tensor for root in contribution.weight.roots]
+        roots = contribution.weight.roots
         if edge is None:
-            ledger = self._by_id[id(roots[0])]
-            if roots[0].ndim == 1:
-                ledger.slack += slack_of_positions(gradient, self._notes.batches[-1], roots[0].numel())
-            self._credit(ledger, jacobian)
+            if roots[0].tensor.ndim == 1:
+                roots[0].slack += slack_of_positions(gradient, self._notes.batches[-1], roots[0].tensor.numel())
+            self._credit(roots[0], jacobian)
             return
         made = contribution.weight.tensor
         values, batch = jacobian.block(0, jacobian.rows), self._notes.batches[-1]
@@ -206,13 +159,14 @@ class Ledgers:
         values = values.view(len(values), *made.shape).to(made.dtype)
         self.pulling_back = True
         try:
-            with without_hooks(roots):
-                pulled = one_by_one(edge, roots, values)
+            parameters = [root.tensor for root in roots]
+            with without_hooks(parameters):
+                pulled = one_by_one(edge, parameters, values)
         finally:
             self.pulling_back = False
-        for tensor, rows in zip(roots, pulled, strict=True):
+        for root, rows in zip(roots, pulled, strict=True):
             every = rows.expand(batch, *rows.shape[1:]) if alike else rows
-            self._credit(self._by_id[id(tensor)], dense(every))
+            self._credit(root, dense(every))
 
     # -- either way -------------------------------------------------------------------------------------------------
 
@@ -222,35 +176,29 @@ class Ledgers:
         eps = max(eps, contribution.weight.eps)
         self._notes.gradient_eps = max(self._notes.gradient_eps, eps)
         for root in contribution.weight.roots:
-            ledger = self._by_id[id(root.tensor)]
-            ledger.eps = max(ledger.eps, eps, torch.finfo(root.tensor.dtype).eps)  # its gradient is rounded to that
+            root.eps = max(root.eps, eps, torch.finfo(root.tensor.dtype).eps)  # its gradient is rounded to that
         return contribution.jacobian(gradient)
 
-    def _credit(self, ledger: _Ledger, jacobian: Jacobian) -> None:
-        ledger.fired += 1
-        ledger.received.append(jacobian)
-        if ledger.fired == ledger.owed:
-            self._settle(ledger)
+    def _credit(self, root: Root, jacobian: Jacobian) -> None:
+        root.fired += 1
+        root.received.append(jacobian)
+        if root.fired == root.owed:
+            self._settle(root)
 
-    def _settle(self, ledger: _Ledger) -> None:
+    def _settle(self, root: Root) -> None:
         """Hand on J of a parameter; over several uses it is summed before the Gram product."""
-        received, ledger.received = ledger.received, []
+        received, root.received = root.received, []
         if received:
-            self._sink.add(ledger.root.name, received)
+            self._sink.add(root.name, received)
 
     # -- the end ----------------------------------------------------------------------------------------------------
 
-    def check(self, alone: set[int], why: str) -> None:
-        """Hold the gradients that parameters got to the uses that were seen.
-
-        Raises:
-            MeasureError: where one got a gradient that no use accounts for; for ``why`` where its id is among those
-                ``alone``, of which something was computed.
-        """
-        for key, ledger in self._by_id.items():
-            if ledger.norms and not ledger.owed:
-                where = self._notes.describe(ledger.root.name)
-                if key in alone:
+    def check(self, alone: set[Root], why: str) -> None:
+        """Raise MeasureError where a parameter got a gradient that no use accounts for: for ``why`` if it is alone."""
+        for root in self._roots:
+            if root.norms and not root.owed:
+                where = self._notes.describe(root.name)
+                if root in alone:
                     raise MeasureError(f"{where}: {why}")
                 raise MeasureError(
                     f"{where} got a gradient, but its use was not seen. It may lie in torch.vmap, a"
@@ -261,17 +209,13 @@ class Ledgers:
 
     def end_pass(self) -> None:
         """Hand on what is left, note what the gradients were, and begin afresh."""
-        ledgers = self._by_id.values()
         with torch.no_grad():
-            for ledger in ledgers:
-                self._settle(ledger)
-        self._notes.checks.append({
-            ledger.root.name: Arrived(ledger.norms, ledger.eps, ledger.slack)
-            for ledger in ledgers
-            if ledger.norms or ledger.fired
-        })
-        for ledger in ledgers:
-            ledger.uses, ledger.fired, ledger.norms, ledger.eps, ledger.slack = [], 0, [], 0.0, []
+            for root in self._roots:
+                self._settle(root)
+        known = [root for root in self._roots if root.norms or root.fired]
+        self._notes.checks.append({root.name: Arrived(root.norms, root.eps, root.slack) for root in known})
+        for root in self._roots:
+            root.end_pass()
         for handle in self._pass_handles:
             handle.remove()
         self._pass_handles = []
@@ -286,5 +230,5 @@ class Ledgers:
         for owed in self._tapped:
             owed.clear()
         self._tapped = []
-        for ledger in self._by_id.values():
-            ledger.uses = []
+        for root in self._roots:
+            root.uses = []

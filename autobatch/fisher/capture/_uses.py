@@ -117,7 +117,6 @@ class Uses:
 
     def _meet(self, call: Call, layouts: list[Layout]) -> None:
         """Note a use of weights together with the batch."""
-        site = (call.weights()[0].name, call.name)
         contributions: list[Contribution] = []
         try:
             if call.name == "embedding_bag" and True in (call.kwargs.get("sparse"), *call.args[5:6]):
@@ -132,15 +131,12 @@ class Uses:
                     contributions = rule(call)
             if not _covers(contributions, call):
                 self._notes.by_sample = True
-                contributions = generic(call, self._notes.describe(*site))
+                contributions = generic(call, self._notes.describe(*call.site))
         except MeasureError as error:
-            raise MeasureError(f"{self._notes.describe(*site)}: {error}") from error
+            raise MeasureError(f"{self._notes.describe(*call.site)}: {error}") from error
         if call.was.edge is not None:
             self._weights.forget(call.args[0])
-        if call.tap is not None:
-            self._ledgers.owe_tapped(call.tap, contributions, site)
-        else:
-            self._ledgers.owe(call.outputs, contributions, call.tensors, site, overwritten=call.was.edge)
+        self._ledgers.owe(call, contributions)
 
     def _derive(self, call: Call, claims: tuple[Claim, ...], parents: list[Weight]) -> None:
         """Note a function of weights without the batch: its result is a weight too, or has a row for each sample."""
@@ -161,17 +157,16 @@ class Uses:
 
     def _assume(self, call: Call, claims: tuple[Claim, ...]) -> None:
         """Note a use of weights on what may have a row for each sample."""
-        site = (call.weights()[0].name, call.name)
         rule = call.known.rows if claims or call.known.claims else None
         contributions: list[Contribution] = []
         if rule is not None and not call.is_complex and call.batch > 1:
-            claims = claims or self._claim(call, self._notes.describe(*site))
+            claims = claims or self._claim(call, self._notes.describe(*call.site))
             if claims:
                 with contextlib.suppress(NoRuleError, MeasureError):
                     contributions = rule(call)
         if _covers(contributions, call):
             self._claims += [claim for claim in claims if claim not in self._claims]
-            self._ledgers.owe(call.outputs, contributions, call.tensors, site, claims=claims)
+            self._ledgers.owe(call, contributions, claims)
         else:
             for claim in claims:
                 claim.settle(confirmed=False)

@@ -67,9 +67,9 @@ class Weights:
 
     def make(self, tensor: Tensor, parents: list[Weight]) -> None:
         """Add what was computed of weights alone."""
-        roots = {id(root.tensor): root for weight in parents for root in weight.roots}
+        roots = dict.fromkeys(root for weight in parents for root in weight.roots)
         eps = max(torch.finfo(tensor.dtype).eps, *(weight.eps for weight in parents))
-        self.add(Weight(tensor, tuple(roots.values()), made=True, eps=eps))
+        self.add(Weight(tensor, tuple(roots), made=True, eps=eps))
 
     def forget(self, tensor: Tensor) -> None:
         """Leave out a tensor that is no weight any more."""
@@ -82,14 +82,10 @@ class Weights:
         weights = [weight for weight in found if weight is not None]
         return weights if weights and len(weights) == len(nodes) else None
 
-    def made_of(self) -> set[int]:
-        """Return the ids of the parameters that something was made of in this pass."""
-        return {id(root.tensor) for weight in self._by_id.values() if weight.made for root in weight.roots}
+    def made_of(self) -> set[Root]:
+        """Return the parameters that something was made of in this pass."""
+        return {root for weight in self._by_id.values() if weight.made for root in weight.roots}
 
     def end_pass(self) -> None:
         """Keep the parameters alone."""
         self._by_id = {key: weight for key, weight in self._by_id.items() if not weight.made}
-
-    def close(self) -> None:
-        """Let go of everything."""
-        self._by_id = {}

@@ -25,7 +25,7 @@ class Rows:
     """
 
     def __init__(self, moves: Sequence[Move], samples: Grouping) -> None:
-        one = moves[0]
+        self.one = one = moves[0]
         self.call, self.args, self.kwargs, self.index = one.call, one.args, one.kwargs, one.index
         self.layouts = {id(move.source): move.layout for move in moves}
         self.slots = [move.slot for move in moves]
@@ -69,12 +69,16 @@ def picked(rows: Rows) -> Found:
 
 def ordered(rows: Rows) -> Found:
     """Follow samples through a sort, or the choice of the largest, along their own dimension."""
-    source, options, place = rows.args[0], rows.args[1:], 1 if rows.call.name == "topk" else 0
+    source, dim = rows.args[0], sorted_along(rows.one)
     labels = rows.of_elements(source)
-    if labels is None or not source.ndim:
+    if labels is None or not source.ndim or isinstance(dim, bool):
         return None
-    dim = rows.kwargs.get("dim", options[place] if len(options) > place else -1)
-    return None if isinstance(dim, bool) else _along_one(labels.gather(dim, rows.call.outputs[-1]))
+    return _along_one(labels.gather(dim, rows.call.outputs[-1]))
+
+
+def sorted_along(move: Move) -> Any:
+    """Return the dimension along which a function sorts, or takes the largest."""
+    return move.argument(2 if move.call.name == "topk" else 1, "dim", -1)
 
 
 def filled(rows: Rows) -> Found:
@@ -113,19 +117,22 @@ def _along_one(found: Tensor) -> Found:
 
 def where_true(rows: Rows) -> Found:
     """Follow samples through the places where a mask is true: ``where(mask)``, ``nonzero(mask)``."""
-    return _of_mask(rows) if len(rows.args) == 1 else None
+    return _of_mask(rows, 1)
 
 
 def indexed(rows: Rows) -> Found:
     """Follow samples through ``x[index]``, also through a mask over a tensor that is nobody's."""
-    if 0 in rows.slots:
-        return picked(rows)
-    return _of_mask(rows) if len(rows.args) == 2 else None
+    return picked(rows) if 0 in rows.slots else _of_mask(rows, 2)
 
 
-def _of_mask(rows: Rows) -> Found:
+def _of_mask(rows: Rows, arguments: int) -> Found:
     mask = rows.args[-1]
-    if len(rows.slots) != 1 or not isinstance(mask, Tensor) or (found := rows.of_elements(mask)) is None:
+    if (
+        len(rows.args) != arguments
+        or len(rows.slots) != 1
+        or not isinstance(mask, Tensor)
+        or (found := rows.of_elements(mask)) is None
+    ):
         return None
     return (0, found[mask != 0]) if mask.dtype is torch.bool or rows.call.name in {"nonzero", "argwhere"} else None
 
@@ -178,9 +185,9 @@ def scattered(rows: Rows) -> Found:
         before = rows.along(base, dim)
         known = [] if before is None else [before]
     index = index.movedim(dim, 0) if index.ndim > 1 else index
-    found = _put(rows, base.shape[dim], index, of_source, known)
-    stays = known is None or (known and found is not None and torch.equal(found, known[0]))
-    return (dim, found) if found is not None and stays else None
+    found = _put(rows, dim, index, of_source, known)
+    stays = known is None or (known and found is not None and torch.equal(found[1], known[0]))
+    return found if stays else None
 
 
 def counted(rows: Rows) -> Found:
@@ -189,8 +196,7 @@ def counted(rows: Rows) -> Found:
     of_rows = rows.along(index, 0)
     if of_rows is None or len(index) <= rows.samples.batch:
         return None
-    found = _put(rows, len(rows.call.outputs[0]), index, of_rows)
-    return None if found is None else (0, found)
+    return _put(rows, 0, index, of_rows)
 
 
 def bagged(rows: Rows) -> Found:
@@ -208,20 +214,14 @@ def bagged(rows: Rows) -> Found:
             return None
     places = torch.arange(len(words), device=offsets.device)
     places = torch.searchsorted(offsets[:bags].contiguous(), places, right=True) - 1
-    found = _put(rows, bags, places, of_words)
-    return None if found is None else (0, found)
+    return _put(rows, 0, places, of_words)
 
 
-def _put(rows: Rows, size: int, index: Tensor, samples: Tensor, known: Sequence[Tensor] | None = None) -> Tensor | None:
-    """Return the sample of each row that others are put to, or added to; None where rows of several samples meet.
-
-    Args:
-        rows: the call.
-        size: rows of the result.
-        index: (n,), or (n, ...), where the source's rows go.
-        samples: (n,) the sample of each row of the source.
-        known: what the rows' samples may be where nothing is put, one that agrees with all others; None: any likely.
-    """
+def _put(rows: Rows, dim: int, index: Tensor, samples: Tensor, known: Sequence[Tensor] | None = None) -> Found:
+    """Follow rows that are put, or added, to places along a dimension; None where those of several samples meet."""
+    # Row i, of the sample samples[i], goes to index[i], one number or several alike. Where nothing is put, samples may
+    # be those known that agree with all others; None: any likely.
+    size = rows.call.outputs[0].shape[dim]
     index = index.flatten(1) if index.ndim > 1 else index.reshape(-1, 1)
     if not bool((index == index[:, :1]).all()) or len(index) > len(samples):
         return None
@@ -231,9 +231,6 @@ def _put(rows: Rows, size: int, index: Tensor, samples: Tensor, known: Sequence[
     there = last >= 0
     if not torch.equal(last[there], first[there]):
         return None
-    if bool(there.all()):
-        return last
-    for other in rows.samples.likely(size) if known is None else known:
-        if len(other) == size and torch.equal(other[there], last[there]):
-            return other
-    return None
+    likely = [last] if bool(there.all()) else rows.samples.likely(size) if known is None else known
+    agreeing = (other for other in likely if len(other) == size and torch.equal(other[there], last[there]))
+    return next(((dim, other) for other in agreeing), None)

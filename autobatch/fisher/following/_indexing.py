@@ -115,8 +115,7 @@ def fitting(labels: Tensor, samples: Grouping) -> BatchLayout | None:
     found = []
     for dim, size in enumerate(labels.shape):
         each = (layout_along(dim, rows, samples.batch) for rows in samples.likely(size))
-        agreeing = (one for one in each if bool(((labels < 0) | (labels == one.labels(labels, samples.batch))).all()))
-        found += list(itertools.islice(agreeing, 1))
+        found += list(itertools.islice((one for one in each if one.agrees(labels, labels, samples.batch)), 1))
     return found[0] if len(found) == 1 else None
 
 
@@ -137,18 +136,10 @@ def gathered(move: Move) -> Place:
 
 
 def bagged(move: Move) -> Place:
-    if not move.args[0].is_floating_point():  # F.embedding_bag(indices, table, ...)
-        weights = move.source.shape == move.args[0].shape and move.slot == -1
-        return move.dim if (move.slot == 0 or weights) and move.source.ndim == 2 and move.dim == 0 else None
-    # torch.embedding_bag(table, indices, offsets, ...): bags of equal length are rows.
-    offsets = move.argument(2, "offsets")
-    if move.slot in {0, 2} or move.source.ndim != 1 or not isinstance(offsets, Tensor) or move.index:
-        return None
-    bags, items = len(offsets), len(move.source)
-    if not bags or items % bags or bags % (move.outer * move.call.batch):
-        return None
-    even = torch.arange(0, items, items // bags, device=offsets.device)
-    return (0, move.outer) if items and torch.equal(offsets.to(even.dtype), even) else None
+    # F.embedding_bag(indices, table, ...) with a bag in each row
+    weights = move.source.shape == move.args[0].shape and move.slot == -1
+    rows = not move.args[0].is_floating_point() and (move.slot == 0 or weights) and move.source.ndim == 2
+    return move.dim if rows and move.dim == 0 else None
 
 
 def index_selected(move: Move) -> int | None:

@@ -99,6 +99,10 @@ class BatchLayout:
         index = self.grouped(tensor, batch).index
         return index.view(*[1] * self.dim, -1, *[1] * (tensor.ndim - self.dim - 1)).expand(tensor.shape)
 
+    def agrees(self, labels: Tensor, tensor: Tensor, batch: int) -> bool:
+        """Whether a tensor has these samples of elements, negative ones being anybody's."""
+        return bool(((labels < 0) | (labels == self.labels(tensor, batch))).all())
+
 
 def layout_along(dim: int, samples: Tensor, batch: int) -> BatchLayout:
     """Return the layout of a dimension with these samples, (n,) int64, in its places; without a grouping if regular."""

@@ -130,7 +130,8 @@ class Samples:
         batch, length = int(index.max()) + 1, len(index)
         joined: Sequence[Sequence[Tensor]] = ()
         if not any(tensor.ndim > self.dim and tensor.shape[self.dim] == length for tensor in tensors):
-            joined = [some for some in lists if self._rows_together(some) == length]
+            whole = (some for some in lists if all(each.ndim > self.dim for each in some))
+            joined = [some for some in whole if sum(each.shape[self.dim] for each in some) == length]
             if not joined:
                 raise MeasureError(
                     f"samples: the index has {length} rows, but no tensor that the model is called with, and no list of"
@@ -149,10 +150,6 @@ class Samples:
                 for tensor, part in zip(some, parts, strict=True)
             }
         return batch, found, Grouping(index, batch)
-
-    def _rows_together(self, some: Sequence[Tensor]) -> int:
-        """Return how many rows the tensors of a list have together; 0 where one has none."""
-        return sum(tensor.shape[self.dim] for tensor in some) if all(each.ndim > self.dim for each in some) else 0
 
     def _like(self, tensors: Sequence[Tensor], length: int, layout: BatchLayout, batch: int) -> dict[int, BatchLayout]:
         found = {}
@@ -186,9 +183,8 @@ def _refuse_edges(index: Tensor, tensors: Sequence[Tensor]) -> None:
         owners = index[start]
         if not torch.equal(owners, index[end]) or torch.equal(owners, index):
             continue
-        if len(torch.unique(owners)) == len(
-            torch.unique(index)
-        ):  # of each graph some: they are no numbers of something else
+        # Of each graph some: they are no numbers of something else.
+        if len(torch.unique(owners)) == len(torch.unique(index)):
             raise MeasureError(
                 f"samples: the index has {length} rows, and there are as many edges, which belong to samples in another"
                 " order, so whether a tensor has a row for each node or for each edge cannot be told: leave this batch"

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from autobatch._errors import MeasureError
-from autobatch.fisher.following._by_index import Rows, ordered
+from autobatch.fisher.following._by_index import Rows, ordered, sorted_along
 from autobatch.fisher.following._grouping import Grouping
 from autobatch.fisher.following._layout import IN_FRONT, BatchLayout, Layout, LostBatch, layout_along
 from autobatch.fisher.following._move import WHOLE, Additive, Move, TorchCall
@@ -85,8 +85,8 @@ class Through:
             return LostBatch(scattered[0].function), output.requires_grad
         aligned = [each for each in found if isinstance(each.layout, BatchLayout)]
         if not aligned:
-            kept, joined = _stays_additive(known.additive, found), any(layout.joined for layout in lost)
-            kept = kept and not (output.requires_grad and _scaled(known.additive, found))
+            kept = _stays_additive(known.additive, found, requires_grad=output.requires_grad)
+            joined = any(layout.joined for layout in lost)
             return LostBatch(lost[0].function, True, kept, joined), output.requires_grad and not kept
         if any(layout.joined for layout in lost):
             raise MeasureError(
@@ -197,30 +197,25 @@ def _resting_on(aligned: Sequence[Move], place: BatchLayout) -> BatchLayout:
     return IN_FRONT if place == IN_FRONT else place
 
 
-def _stays_additive(how: Additive, found: Sequence[Move]) -> bool:
+def _stays_additive(how: Additive, found: Sequence[Move], *, requires_grad: bool) -> bool:
     """Whether a function of sums over samples is one again."""
     changing = [each for each in found if each.source.requires_grad]
     additive = all(isinstance(each.layout, LostBatch) and each.layout.additive for each in changing)
-    if not how or not additive:
+    if not how or not additive or (how == "quotient" and any(each.slot for each in changing)):
         return False
-    if how == "quotient" and any(each.slot for each in changing):
-        return False
-    return how not in {"product", "quotient"} or len(changing) < 2
-
-
-def _scaled(how: Additive, found: Sequence[Move]) -> bool:
-    """Whether a sum over samples is multiplied or divided by a statistic of the batch; a count of items is none."""
     if how not in {"product", "quotient"}:
-        return False
+        return True
+    # Where its gradient counts it must not scale them by a statistic of the batch; a count of items is none.
     others = [each for each in found if not each.source.requires_grad and each.source.is_floating_point()]
-    return any(how == "product" or not (isinstance(each.layout, LostBatch) and each.layout.counts) for each in others)
+    counts = all(isinstance(each.layout, LostBatch) and each.layout.counts for each in others)
+    scaled = bool(others) if how == "product" else not counts
+    return len(changing) < 2 and not (requires_grad and scaled)
 
 
 def _ranked(aligned: Sequence[Move]) -> bool:
     """Whether rows of several samples are put in the order of their values; whole numbers are lengths or groups."""
     each = aligned[0]
-    options, place = each.args[1:], 1 if each.call.name == "topk" else 0
-    dim = each.kwargs.get("dim", options[place] if len(options) > place else -1)
+    dim = sorted_along(each)
     if isinstance(dim, bool) or not each.source.is_floating_point() or dim % max(1, each.source.ndim) != each.dim:
         return False
     grouping = each.layout.grouping if isinstance(each.layout, BatchLayout) else None

@@ -3,7 +3,6 @@
 import zlib
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -11,12 +10,9 @@ from torch import Tensor
 
 from autobatch._errors import MeasureError
 from autobatch.fisher.gram._gram import GramAccumulator, Jacobian, summed_blocks
+from autobatch.fisher.gram._group import gathered
 from autobatch.fisher.gram._jacobians import OuterJacobian, products_are_cheaper
 from autobatch.fisher.gram._sink import GramSink
-
-_FINE, _NO_MEMORY, _FAILED = 0, 1, 2
-# The name since torch 2.14, which warns of the older one.
-_all_gather = getattr(dist, "all_gather_single", None) or dist.all_gather_into_tensor
 
 
 @dataclass(eq=False)
@@ -33,12 +29,6 @@ class ExchangedGram(GramSink):
     group of its own, ``torch.distributed.new_group()``. A rank that stops leaves the others waiting until the group's
     timeout.
     """
-
-    # The processes, on a backend that serves ``device``, such as gloo on a CPU or NCCL on a GPU.
-    group: dist.ProcessGroup
-    device: torch.device  # where the gradients live, and F
-    max_memory: int  # bytes for blocks of J, sent and received, and for multiplying; matrices of F's size do not count
-    mean: bool  # whether each rank's loss is a mean over its own samples: its rows are scaled by their number
 
     def begin(self, batch_size: int) -> None:
         """Begin the pass, on all ranks, with so many samples of this one; waits for the device to learn the others'."""
@@ -63,7 +53,6 @@ class ExchangedGram(GramSink):
         self._local: Tensor | None = None
 
     def add(self, name: str, uses: list[Jacobian]) -> None:
-        """Add all uses of one parameter in this pass."""
         use = uses[0]
         self._seen = zlib.crc32(f"{name} {use.rows} {use.width}".encode(), self._seen)
         if len(uses) == 1 and isinstance(use, OuterJacobian):
@@ -138,50 +127,3 @@ class ExchangedGram(GramSink):
             group=self.group,
         )
         self._gram.add(received.view(sum(self._sizes), width))
-
-
-def gathered(rows: Tensor, sizes: list[int], group: dist.ProcessGroup) -> Tensor:
-    """Return everyone's rows, (sum of sizes, n), of each rank's (b, n); on the way they are padded to the longest's."""
-    longest = max(sizes)
-    padded = rows.new_zeros(longest, rows.shape[1])
-    padded[: len(rows)] = rows
-    received = rows.new_empty(len(sizes), longest, rows.shape[1])
-    _all_gather(received.flatten(0, 1), padded, group=group)
-    return torch.cat([part[:size] for part, size in zip(received, sizes, strict=True)])
-
-
-def agree(problem: Exception | None, seen: int, device: torch.device, group: Any) -> None:
-    """Go on only where all processes of a group measured the same step; every one of them must call it.
-
-    Args:
-        problem: what was wrong with the step on this process.
-        seen: checksum of what must be the same on all.
-        device: where the gradients live.
-        group: the processes.
-
-    Raises:
-        MeasureError: something was wrong on another process, or they did not use the same parameters.
-        OutOfMemoryError: memory ran out on another process.
-        Exception: ``problem``.
-    """
-    about = gathered(torch.tensor([[_code(problem), seen]], device=device), [1] * group.size(), group)
-    codes, seens = about[:, 0].tolist(), about[:, 1].tolist()
-    if problem is not None:
-        raise problem
-    if max(codes) != _FINE:
-        rank = codes.index(max(codes))
-        if codes[rank] == _NO_MEMORY:
-            raise torch.OutOfMemoryError(f"process {rank} of the group ran out of memory in measuring")
-        raise MeasureError(f"process {rank} of the group could not measure its part of the step")
-    if len(set(seens)) > 1:
-        raise MeasureError(
-            "the processes did not use the same parameters in this step, so their per-sample gradients could not"
-            " be brought together: measure each process by itself (process_group=None)"
-        )
-
-
-def _code(problem: Exception | None) -> int:
-    if problem is None:
-        return _FINE
-    memory = any(isinstance(error, torch.OutOfMemoryError | MemoryError) for error in (problem, problem.__cause__))
-    return _NO_MEMORY if memory else _FAILED

@@ -2,7 +2,6 @@
 
 from collections.abc import Callable, Iterator
 from functools import lru_cache
-from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -83,13 +82,9 @@ class GramAccumulator:
         # Whether two samples are so much alike that products must be in float64; None until each has a gradient.
         self._alike: bool | None = None
 
-    def chunks(self, rows: int, width: int, itemsize: int) -> Iterator[tuple[int, int]]:
-        """Yield (lo, hi) of even parts of a parameter's rows, of which a block of J takes a quarter of the memory.
-
-        Rows have ``width`` elements, of ``itemsize`` bytes with all that lie beside each other for a block.
-        """
-        for part in spans(0, rows, even(rows, self.max_memory // 4 // max(1, itemsize * self.batch_size * width))):
-            yield part.start, part.stop
+    def chunks(self, rows: int, width: int, itemsize: int) -> Iterator[slice]:
+        """Return even parts of rows of ``width`` elements; of each a block of J takes a quarter of the memory."""
+        return spans(0, rows, even(rows, self.max_memory // 4 // max(1, itemsize * self.batch_size * width)))
 
     def add(self, block: Tensor) -> None:
         """Add the Gram matrix of one block, (B, ...) per-sample gradients of some parameter elements."""
@@ -306,7 +301,7 @@ def spans(start: int, stop: int, size: int) -> Iterator[slice]:
         yield slice(first, min(first + size, stop))
 
 
-class Jacobian(Protocol):
+class Jacobian:
     """Per-sample gradients of one use of a parameter of shape (rows, ...), with ``width`` elements in each row."""
 
     rows: int
@@ -314,40 +309,44 @@ class Jacobian(Protocol):
 
     def block(self, lo: int, hi: int) -> Tensor:
         """Return (B, (hi - lo) * width): the per-sample gradients of rows lo to hi, in the parameter's own order."""
-        ...
+        raise NotImplementedError
 
     def add_to(self, gram: GramAccumulator, gradient: Tensor | None = None) -> None:
         """Add this use's Gram matrix, by whatever exact route is cheapest, and fill a ``gradient`` as ``total`` does.
 
         Valid if no other use shares J.
         """
-        ...
+        if gradient is not None:
+            self.total(gradient)
+        self._multiply(gram)
+
+    def _multiply(self, gram: GramAccumulator) -> None:
+        add_blocks([self], gram)
 
     def total(self, gradient: Tensor) -> None:
         """Fill ``gradient``, contiguous and of the parameter's number of elements, with the sum of J over samples."""
-        ...
+        raise NotImplementedError
 
 
 Taker = Callable[[str, list[Jacobian]], None]
 """Takes all uses of one parameter in a pass, by the parameter's name."""
 
 
-def summed(uses: list[Jacobian], lo: int, hi: int) -> Tensor:
-    """Return (B, (hi - lo) * width): rows lo to hi of a parameter's J, which is the sum over its uses."""
-    block = uses[0].block(lo, hi)
+def summed(uses: list[Jacobian], part: slice) -> Tensor:
+    """Return (B, n * width): n rows of a parameter's J, which is the sum over its uses."""
+    block = uses[0].block(part.start, part.stop)
     for use in uses[1:]:
-        block = block + use.block(lo, hi)
+        block = block + use.block(part.start, part.stop)
     return block
 
 
 def summed_blocks(uses: list[Jacobian], columns: int) -> Iterator[Tensor]:
     """Yield (B, n) of J of a parameter's uses, summed: blocks of so many columns, or of one row where that has more."""
-    rows, size = uses[0].rows, max(1, columns // uses[0].width)
-    for lo in range(0, rows, size):
-        yield summed(uses, lo, min(lo + size, rows))
+    for part in spans(0, uses[0].rows, max(1, columns // uses[0].width)):
+        yield summed(uses, part)
 
 
 def add_blocks(uses: list[Jacobian], gram: GramAccumulator) -> None:
     """Add the Gram matrix of a parameter whose J is the sum over several uses."""
-    for lo, hi in gram.chunks(uses[0].rows, uses[0].width, _SEVERAL_BYTES):
-        gram.add(summed(uses, lo, hi))
+    for part in gram.chunks(uses[0].rows, uses[0].width, _SEVERAL_BYTES):
+        gram.add(summed(uses, part))

@@ -18,7 +18,7 @@ def products_are_cheaper(batch: int, positions: int, rows: int, width: int, *, s
     return positions * positions * (rows + width) < rows * width * (formed + pair)
 
 
-class DenseJacobian:
+class DenseJacobian(Jacobian):
     """Small per-sample gradients (B, rows, ...) that are simply held: biases, norm layers' scales."""
 
     def __init__(self, values: Tensor) -> None:
@@ -27,21 +27,16 @@ class DenseJacobian:
         self.width = self._values.shape[2]
 
     def block(self, lo: int, hi: int) -> Tensor:
-        """Return (B, (hi - lo) * width)."""
         return self._values[:, lo:hi].flatten(1)
 
-    def add_to(self, gram: GramAccumulator, gradient: Tensor | None = None) -> None:
-        """Add this use's Gram matrix; fill ``gradient`` with the sum of J over samples."""
+    def _multiply(self, gram: GramAccumulator) -> None:
         gram.add(self._values.flatten(1))
-        if gradient is not None:
-            self.total(gradient)
 
     def total(self, gradient: Tensor) -> None:
-        """Fill ``gradient`` with the sum of J over samples."""
         torch.sum(self._values.flatten(1), 0, out=gradient.view(-1))
 
 
-class OuterJacobian:
+class OuterJacobian(Jacobian):
     """A matrix product's weight: J_b = sum over positions t of left[b, t] ⊗ right[b, t].
 
     Args:
@@ -62,11 +57,9 @@ class OuterJacobian:
         return self._left, self._right
 
     def block(self, lo: int, hi: int) -> Tensor:
-        """Return (B, (hi - lo) * width)."""
         return _outer(self._left[:, :, lo:hi], self._right).flatten(1)
 
     def add_to(self, gram: GramAccumulator, gradient: Tensor | None = None) -> None:
-        """Add this use's Gram matrix; fill ``gradient`` with the sum of J over samples."""
         batch, positions = self._left.shape[:2]
         if products_are_cheaper(batch, positions, self.rows, self.width, summed=gradient is not None):
             gram.add_products(self._left, self._right)
@@ -78,17 +71,16 @@ class OuterJacobian:
         sums = None if gradient is None else torch.empty_like(gradient).view(1, -1)
         ones = one.new_ones(1, batch)
         width = other.shape[2]
-        for lo, hi in gram.chunks(one.shape[2], width, one.element_size()):
-            block = _outer(one[:, :, lo:hi], other)
+        for part in gram.chunks(one.shape[2], width, one.element_size()):
+            block = _outer(one[:, :, part], other)
             gram.add(block)
             if sums is not None:
-                torch.mm(ones, block.flatten(1), out=sums[:, lo * width : hi * width])
+                torch.mm(ones, block.flatten(1), out=sums[:, part.start * width : part.stop * width])
         if gradient is not None and sums is not None:
             total = sums.view(one.shape[2], width)
             gradient.view(self.rows, self.width).copy_(total if one is self._left else total.T)
 
     def total(self, gradient: Tensor) -> None:
-        """Fill ``gradient`` with the sum of J over samples."""
         torch.mm(self._left.flatten(0, 1).T, self._right.flatten(0, 1), out=gradient.view(self.rows, self.width))
 
 
@@ -115,7 +107,7 @@ def _outer(left: Tensor, right: Tensor) -> Tensor:
     return torch.bmm(left.mT, right) if product is None else product
 
 
-class EmbeddingJacobian:
+class EmbeddingJacobian(Jacobian):
     """An embedding table (rows, width): each sample's output gradients, added up by index.
 
     Args:
@@ -131,7 +123,6 @@ class EmbeddingJacobian:
         self.width = g.shape[2]
 
     def block(self, lo: int, hi: int) -> Tensor:
-        """Return (B, (hi - lo) * width)."""
         batch = len(self._indices)
         inside = (self._indices >= lo) & (self._indices < hi)
         sample, position = inside.nonzero(as_tuple=True)
@@ -140,15 +131,11 @@ class EmbeddingJacobian:
         out.index_add_(0, slot, self._g[sample, position])
         return out.view(batch, -1)
 
-    def add_to(self, gram: GramAccumulator, gradient: Tensor | None = None) -> None:
-        """Add this use's Gram matrix; fill ``gradient`` with the sum of J over samples."""
-        if gradient is not None:
-            self.total(gradient)
+    def _multiply(self, gram: GramAccumulator) -> None:
         used, compact = torch.unique(self._indices, return_inverse=True)
         add_blocks([EmbeddingJacobian(compact, self._g, len(used))], gram)
 
     def total(self, gradient: Tensor) -> None:
-        """Fill ``gradient`` with the sum of J over samples."""
         gradient.zero_().view(self.rows, self.width).index_add_(0, self._indices.flatten(), self._g.flatten(0, 1))
 
 
@@ -167,13 +154,10 @@ class BagJacobian(EmbeddingJacobian):
         self._shares = shares
         self._sum = g
 
-    def add_to(self, gram: GramAccumulator, gradient: Tensor | None = None) -> None:
-        """Add this use's Gram matrix; fill ``gradient`` with the sum of J over samples."""
+    def _multiply(self, gram: GramAccumulator) -> None:
         used, compact = torch.unique(self._indices, return_inverse=True)
         if len(used) * len(compact) * self._sum.element_size() > gram.max_memory // 4:
-            super().add_to(gram, gradient)
+            super()._multiply(gram)
             return
-        if gradient is not None:
-            self.total(gradient)
         counts = self._sum.new_zeros(len(compact), len(used)).scatter_add_(1, compact, self._shares)
         gram.add_products(counts.unsqueeze(1), self._sum.unsqueeze(1))

@@ -32,14 +32,6 @@ class _Steps(ctypes.Structure):
     _fields_ = tuple((name, ctypes.c_int64) for name in ("sample", "position"))
 
 
-class _Image(ctypes.Structure):
-    _fields_ = tuple((name, ctypes.c_int64) for name in ("channels", "high", "across", "sample", "channel", "pixel"))
-
-
-class _Geometry(ctypes.Structure):
-    _fields_ = tuple((name, ctypes.c_int64 * 2) for name in ("kernel", "stride", "before", "padded"))
-
-
 class Native:
     """The compiled products of the shared library at a path.
 
@@ -52,10 +44,7 @@ class Native:
         number, pointer = ctypes.c_int64, ctypes.c_void_p
         library.lanes.restype = number
         library.outer.argtypes = [*[number] * 4, pointer, _Steps, pointer, _Steps, pointer, number]
-        image = ctypes.POINTER(_Image)
-        library.convolved.argtypes = [
-            *(number, image, pointer, image, pointer, ctypes.POINTER(_Geometry), pointer, pointer, number)
-        ]
+        library.convolved.argtypes = [number, *[pointer] * 7, number]
         library.gram.argtypes = [*[number] * 3, pointer, number, number, pointer, number]
         library.outer.restype = library.convolved.restype = library.gram.restype = None
         self.lanes: int = library.lanes()
@@ -112,21 +101,25 @@ class Native:
         threads = torch.get_num_threads()
         scratch = x.new_zeros(threads, padded[0] * padded[1] * x.shape[1] + g[0].numel())
         out = x.new_empty(len(x), *kernel, x.shape[1], g.shape[1])
-        pairs = [(ctypes.c_int64 * 2)(*pair) for pair in (kernel, stride, before, padded)]
+        geometry = _numbers(*kernel, *stride, *before, *padded)
         self._library.convolved(
-            *(len(x), images[0], x.data_ptr(), images[1], g.data_ptr(), _Geometry(*pairs)),
+            *(len(x), images[0], x.data_ptr(), images[1], g.data_ptr(), geometry),
             *(scratch.data_ptr(), out.data_ptr(), threads),
         )
         return out
 
 
-def _image(tensor: Tensor) -> _Image | None:
-    """Return how images (B, C, H, W) lie; None where neither pixels nor channels lie together."""
+def _image(tensor: Tensor) -> ctypes.Array[ctypes.c_int64] | None:
+    """Return how images (B, C, H, W) lie, for ``native.c``; None where neither pixels nor channels lie together."""
     sample, channel, line, pixel = tensor.stride()
     _, channels, high, across = tensor.shape
     if (high > 1 and line != across * pixel) or 1 not in {channel, pixel}:
         return None
-    return _Image(channels, high, across, sample, channel, pixel)
+    return _numbers(channels, high, across, sample, channel, pixel)
+
+
+def _numbers(*values: int) -> ctypes.Array[ctypes.c_int64]:
+    return (ctypes.c_int64 * len(values))(*values)
 
 
 def native(*tensors: Tensor) -> Native | None:

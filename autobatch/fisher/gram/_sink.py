@@ -1,11 +1,14 @@
 """Where a step's per-sample gradients go: sinks, and the one that multiplies them at once."""
 
-from dataclasses import dataclass
+import zlib
+from dataclasses import KW_ONLY, dataclass, field
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from autobatch.fisher.gram._gram import GramAccumulator, Jacobian, Taker, add_blocks
+from autobatch.fisher.gram._group import agree
 from autobatch.fisher.gram._jacobians import joined
 
 
@@ -30,20 +33,31 @@ class Sink:
             self.taker(name, uses)
 
 
+@dataclass(eq=False)
 class GramSink(Sink):
-    """A sink that makes F of them.
+    """A sink that makes F of them."""
 
-    Attributes:
-        passes: of each pass, by parameter, 1ᵀF1 and the trace of F, (2,) float64, before the parameter and with it;
-            None where they are not kept apart.
-    """
-
-    passes: list[dict[str, tuple[Tensor, Tensor]]] | None = None
+    device: torch.device  # where the gradients live, and F
+    max_memory: int  # bytes for J and for what is needed to make, send and multiply it, but matrices of F's size
+    _: KW_ONLY
+    # The processes that share the batch, on a backend that serves ``device``; None for this one alone.
+    group: Any = None
+    mean: bool = True  # whether each one's loss is a mean over its own samples: its rows are scaled by their number
+    # Of each pass, by parameter, 1ᵀF1 and the trace of F, (2,) float64, before the parameter and with it; None where
+    # they are not kept apart.
+    passes: list[dict[str, tuple[Tensor, Tensor]]] | None = field(default=None, init=False)
 
     def agree(self, problem: Exception | None) -> None:
         """Raise what was wrong with the step, before ``result``; where J is sent then, on all processes or on none."""
-        if problem is not None:
+        told = self.told()
+        if self.group is not None and told is not None:
+            agree(problem, zlib.crc32(repr(told).encode()), self.device, self.group)
+        elif problem is not None:
             raise problem
+
+    def told(self) -> Any:
+        """Return what must be the same on all processes before they send J; None where they have sent it."""
+        return None
 
     def result(self) -> Tensor:
         """Return F of all passes, (B, B) float64; with a group of all its processes' samples, scaled to the sum."""
@@ -62,12 +76,9 @@ class GramSink(Sink):
 class StreamingGram(GramSink):
     """The sink of a step with one pass: multiplies each parameter's J as soon as it is there, and lets go of it."""
 
-    device: torch.device  # where the gradients live, and F
-    max_memory: int  # bytes for blocks of J
     apart: bool = False  # whether each module's own F is kept, (B, B) each
 
     def begin(self, batch_size: int) -> None:
-        """Begin the pass."""
         self.batch_size = batch_size
         self._grams: dict[str, GramAccumulator] = {}
         self._before: dict[str, Tensor] = {}
@@ -95,11 +106,9 @@ class StreamingGram(GramSink):
         return self._grams[module]
 
     def result(self) -> Tensor:
-        """Return F, (B, B) float64."""
         first, *others = (self.by_module() or {"": self._grams[""].result()}).values()
         return sum(others, first)
 
     def by_module(self) -> dict[str, Tensor] | None:
-        """Return each module's own F, by the module's name, where that was asked for."""
         used = {name.rpartition(".")[0]: None for name in self._sums}
         return {module: self._grams[module].result() for module in used} if self.apart else None

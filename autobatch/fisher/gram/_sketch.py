@@ -11,17 +11,15 @@ E P̂ = P and Var P̂ <= (|x|² |y|² + P²) / k, so that E ‖F̂ - F‖² <= (
 """
 
 import hashlib
-import zlib
 from collections.abc import Iterator
-from dataclasses import KW_ONLY, dataclass
-from typing import Any
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from autobatch._errors import MeasureError
-from autobatch.fisher.gram._exchange import agree, gathered
-from autobatch.fisher.gram._gram import Jacobian, summed
+from autobatch.fisher.gram._gram import Jacobian, spans, summed
+from autobatch.fisher.gram._group import gathered
 from autobatch.fisher.gram._sink import GramSink
 
 LEAST_ROWS_PER_SAMPLE = 2
@@ -44,11 +42,6 @@ class SketchedGram(GramSink):
 
     rows: int  # k
     seed: int  # of the projection; the same on all processes
-    device: torch.device  # where the gradients live, and F
-    max_memory: int  # bytes for blocks of J
-    _: KW_ONLY
-    group: Any = None  # the processes that share the batch; None for this one alone
-    mean: bool = True  # whether each one's loss is a mean over its own samples: its rows are scaled for that
 
     def __post_init__(self) -> None:
         self._columns = max(1, self.max_memory // 2 // (4 * 8))  # a block, its signed, its shifted copy, their sum
@@ -60,7 +53,6 @@ class SketchedGram(GramSink):
         self.passes = []
 
     def begin(self, batch_size: int) -> None:
-        """Begin a pass over so many samples."""
         super().begin(batch_size)
         self._settle()
         self._sketches.append(torch.zeros(batch_size, self.rows, dtype=torch.float64, device=self.device))
@@ -74,11 +66,11 @@ class SketchedGram(GramSink):
         self._seen.add(f"{name} {rows} {width}")
         stretches = _Stretches(rows, width, self.rows, f"{self.seed} {name}")
         sums = torch.zeros(2, dtype=torch.float64, device=self.device)
-        for lo, hi in stretches.blocks(max(1, self._columns // self.batch_size)):
-            block = summed(uses, lo, hi)
+        for part in stretches.blocks(max(1, self._columns // self.batch_size)):
+            block = summed(uses, part)
             sums[0] += block.sum(0).double().square().sum()
             sums[1] += torch.linalg.vector_norm(block).double().square()
-            self._added += stretches.project(block, lo, self._place(block))
+            self._added += stretches.project(block, part.start, self._place(block))
         self._sums[name] = (torch.zeros_like(sums), sums)
 
     def _place(self, block: Tensor) -> Tensor:
@@ -94,13 +86,8 @@ class SketchedGram(GramSink):
             self._sketches[-1] += self._partial
         self._partial, self._added = None, 0
 
-    def agree(self, problem: Exception | None) -> None:
-        """Raise what was wrong with the step, of several processes on all of them."""
-        if self.group is None:
-            super().agree(problem)
-        else:
-            told = repr((sorted(self._seen), self.rows, self.seed, str(self._dtype)))
-            agree(problem, zlib.crc32(told.encode()), self.device, self.group)
+    def told(self) -> tuple[object, ...]:
+        return sorted(self._seen), self.rows, self.seed, str(self._dtype)
 
     def result(self) -> Tensor:
         """Return F, (B, B) float64, of the samples in the order in which they came; of all processes' in rank order.
@@ -142,11 +129,10 @@ class _Stretches:
         words = torch.empty(-(-rows * width // _WORD), dtype=torch.int64)
         self._words = words.random_(-(2**63), None, generator=generator)
 
-    def blocks(self, columns: int) -> Iterator[tuple[int, int]]:
-        """Yield rows (lo, hi) of whole stretches, of about so many columns."""
+    def blocks(self, columns: int) -> Iterator[slice]:
+        """Yield rows of whole stretches, of about so many columns."""
         size = self._together * max(1, columns // max(1, self._together * self._width))
-        for lo in range(0, self._rows, size):
-            yield lo, min(lo + size, self._rows)
+        return spans(0, self._rows, size)
 
     def project(self, block: Tensor, lo: int, out: Tensor) -> int:
         """Add the projection of rows from ``lo`` on, (B, n * width), to (B, k); return how many stretches that are."""

@@ -3,18 +3,17 @@
 import shutil
 import tempfile
 import weakref
-import zlib
 from collections.abc import Iterator
-from dataclasses import KW_ONLY, dataclass
+from dataclasses import dataclass
 from itertools import chain
 from math import prod
-from typing import Any, BinaryIO
+from typing import BinaryIO
 
 import torch
 from torch import Tensor
 
 from autobatch._errors import MeasureError
-from autobatch.fisher.gram._exchange import ExchangedGram, agree
+from autobatch.fisher.gram._exchange import ExchangedGram
 from autobatch.fisher.gram._gram import GramAccumulator, Jacobian, summed_blocks
 from autobatch.fisher.gram._jacobians import OuterJacobian
 from autobatch.fisher.gram._sink import GramSink
@@ -38,9 +37,9 @@ class _Part:
     first: int
     pieces: tuple[_Piece, ...]
 
-
-def _columns(part: _Part) -> int:
-    return prod(piece.columns for piece in part.pieces)
+    @property
+    def columns(self) -> int:
+        return prod(piece.columns for piece in self.pieces)
 
 
 @dataclass(eq=False)
@@ -56,12 +55,6 @@ class SpilledGram(GramSink):
     Of several processes each keeps its own samples'. While the step runs, nothing is sent: a process that breaks the
     step off leaves no other one waiting, as it would with ``ExchangedGram``, which is used in ``result``.
     """
-
-    max_memory: int  # bytes for J and for what is needed to make, send and multiply it, but matrices of F's size
-    device: torch.device  # where the gradients live, and F
-    _: KW_ONLY
-    group: Any = None  # the processes that share the batch; None for this one alone
-    mean: bool = True  # whether each one's loss is a mean over its own samples
 
     def __post_init__(self) -> None:
         self._exchanged: ExchangedGram | None = None
@@ -114,16 +107,11 @@ class SpilledGram(GramSink):
         self._store.close()
         return gram.result() + products
 
-    def agree(self, problem: Exception | None) -> None:
-        """Raise what was wrong with the step, of several processes on all of them."""
-        if self.group is None:
-            super().agree(problem)
-        else:
-            sizes = [(name, _columns(self._parameters[name][0])) for name in sorted(self._parameters)]
-            agree(problem, zlib.crc32(repr(sizes).encode()), self.device, self.group)
+    def told(self) -> list[tuple[str, int]]:
+        return [(name, self._parameters[name][0].columns) for name in sorted(self._parameters)]
 
     def _exchange(self, batch: int) -> Tensor:
-        exchanged = ExchangedGram(self.group, self.device, self.max_memory // 2, mean=self.mean)
+        exchanged = ExchangedGram(self.device, self.max_memory // 2, group=self.group, mean=self.mean)
         exchanged.begin(batch)
         for name in sorted(self._parameters):
             for block in self._blocks(self._parameters.pop(name), batch, exchanged.block_columns):
@@ -133,7 +121,6 @@ class SpilledGram(GramSink):
         return exchanged.result()
 
     def local(self) -> Tensor | None:
-        """Return the block of this process's samples, not scaled, after ``result``; None where that is F itself."""
         return None if self._exchanged is None else self._exchanged.local()
 
     def _stream(self, parts: list[_Part], gram: GramAccumulator) -> None:
@@ -143,7 +130,7 @@ class SpilledGram(GramSink):
 
     def _blocks(self, parts: list[_Part], batch: int, size: int) -> Iterator[Tensor]:
         # All samples of a range of columns at a time.
-        columns = _columns(parts[0])
+        columns = parts[0].columns
         dtype = max((part.pieces[0].dtype for part in parts), key=lambda dtype: dtype.itemsize)
         for lo in range(0, columns, size):
             hi = min(lo + size, columns)
@@ -179,24 +166,24 @@ class _Store:
 
     def put(self, columns: int, blocks: Iterator[Tensor]) -> _Piece:
         """Store a matrix, given in blocks of consecutive columns, (samples, n) each."""
-        block = next(blocks)
-        samples, dtype = block.shape[0], block.dtype
+        first = next(blocks)
+        samples, dtype = len(first), first.dtype
         size = columns * samples * dtype.itemsize
         self._added += size
-        blocks = chain([block], blocks)
+        piece = _Piece(columns, samples, dtype, None, self._end)
         if size <= self._room:
             self._room -= size
-            kept = torch.empty(columns, samples, dtype=dtype)
-            done = 0
-            for block in blocks:
-                kept[done : done + block.shape[1]] = block.T
-                done += block.shape[1]
-            return _Piece(columns, samples, dtype, kept, 0)
-        self._need(size)
-        piece = _Piece(columns, samples, dtype, None, self._end)
-        self._end += size
-        for block in blocks:
-            self._write(block.T.contiguous().cpu())
+            piece = _Piece(columns, samples, dtype, torch.empty(columns, samples, dtype=dtype), 0)
+        else:
+            self._need(size)
+            self._end += size
+        done = 0
+        for block in chain([first], blocks):
+            if piece.kept is None:
+                self._write(block.T.contiguous().cpu())
+            else:
+                piece.kept[done : done + block.shape[1]] = block.T
+            done += block.shape[1]
         return piece
 
     def get(self, piece: _Piece, lo: int, hi: int) -> Tensor:

@@ -9,19 +9,34 @@ from torch import Tensor
 from torch.autograd.graph import GradientEdge
 
 from autobatch._errors import MeasureError
-from autobatch.fisher.following._layout import BatchLayout
+from autobatch.fisher.following._layout import BatchLayout, Claim, stand
 from autobatch.fisher.following._move import TorchCall
 from autobatch.fisher.gram._gram import Jacobian
 from autobatch.fisher.gram._jacobians import DenseJacobian
 from autobatch.fisher.layers._functions import changes_in_place
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(eq=False)
 class Root:
-    """A trainable parameter of the model, with its dotted name there."""
+    """A trainable parameter of the model, with what it is owed and receives in a pass."""
 
-    name: str
+    name: str  # dotted, in the model
     tensor: Tensor
+    uses: list[tuple[Claim, ...]] = field(default_factory=list)  # the claims that each of its uses rests on
+    fired: int = 0  # uses whose gradient has arrived
+    received: list[Jacobian] = field(default_factory=list)  # J of these, until it is handed on
+    norms: list[Tensor] = field(default_factory=list)  # of the gradients that the parameter itself got
+    eps: float = 0.0  # machine epsilon of the gradients' arithmetic
+    slack: list[Tensor] = field(default_factory=list)  # of that arithmetic, where one is a sum over many positions
+
+    @property
+    def owed(self) -> int:
+        """Uses that count."""
+        return sum(stand(claims) for claims in self.uses)
+
+    def end_pass(self) -> None:
+        """Begin afresh."""
+        self.uses, self.fired, self.norms, self.eps, self.slack = [], 0, [], 0.0, []
 
 
 @dataclass(frozen=True, eq=False)
@@ -86,6 +101,11 @@ class Call(TorchCall):
         """The first argument of a function that changes it in place."""
         first = self.args[0] if self.args and changes_in_place(self.name) else None
         return first if isinstance(first, Tensor) else None
+
+    @property
+    def site(self) -> tuple[str, str]:
+        """A weight's parameter and the function, for messages."""
+        return self.weights()[0].name, self.name
 
     @property
     def node(self) -> Any:

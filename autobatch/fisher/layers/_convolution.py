@@ -7,7 +7,7 @@ from math import prod
 import torch
 from torch import Tensor
 
-from autobatch.fisher.gram._gram import MAX_MEMORY, GramAccumulator, even, spans
+from autobatch.fisher.gram._gram import MAX_MEMORY, GramAccumulator, Jacobian, even, spans
 from autobatch.fisher.gram._jacobians import products_are_cheaper
 from autobatch.fisher.gram._native import native
 from autobatch.fisher.layers._autotune import Route, Shape, routes
@@ -22,7 +22,7 @@ _Make = Callable[[slice, Tensor], None]
 
 
 @dataclass(eq=False)
-class ConvolutionJacobian:
+class ConvolutionJacobian(Jacobian):
     """A convolution's weight (out, in / groups, *kernel), in one to three spatial dimensions.
 
     Of one sample r consecutive rows go together. There may be fewer positions than the input has room for.
@@ -32,19 +32,15 @@ class ConvolutionJacobian:
     g: Tensor  # (B * r, out, *positions) output gradient
     _: KW_ONLY
     batch: int  # B
-    kernel: tuple[int, ...]  # its size, one number for each spatial dimension
-    stride: tuple[int, ...]  # its step
-    padding: tuple[tuple[int, int], ...]  # (before, after)
-    dilation: tuple[int, ...]  # distance between its elements
+    geometry: Geometry
     groups: int
     turned: bool = False  # whether x is the output gradient and g the input, as of a transposed convolution
 
     def __post_init__(self) -> None:
-        self._geometry = Geometry(self.kernel, self.stride, self.padding, self.dilation)
         self._channels = self.x.shape[1] // self.groups
         self._per_group = self.g.shape[1] // self.groups
         self.rows = self.g.shape[1]
-        self.width = self._channels * prod(self.kernel)
+        self.width = self._channels * prod(self.geometry.kernel)
 
     def factors(self) -> tuple[Tensor, Tensor] | None:
         """Return (B, T, rows) and (B, T, width), whose outer products over the T positions are J; None with groups."""
@@ -54,7 +50,6 @@ class ConvolutionJacobian:
         return gradients, columns.view(*columns.shape[:2], -1, self._channels).mT.flatten(2)
 
     def block(self, lo: int, hi: int) -> Tensor:
-        """Return (B, (hi - lo) * width)."""
         if self.groups == 1:
             return self._form(slice(lo, hi), slice(None), 1).canonical().flatten(1)
         # Whole groups only, cut to size afterwards: a slice of rows may begin and end within a group.
@@ -64,7 +59,6 @@ class ConvolutionJacobian:
         return whole[:, lo - rows.start : hi - rows.start].flatten(1)
 
     def add_to(self, gram: GramAccumulator, gradient: Tensor | None = None) -> None:
-        """Add this use's Gram matrix; fill ``gradient`` with the sum of J over samples."""
         if self._take_products(gram, gradient):
             return
         for jacobian in self._formed(gram.max_memory, gradient):
@@ -72,13 +66,12 @@ class ConvolutionJacobian:
                 gram.add(block)
 
     def total(self, gradient: Tensor) -> None:
-        """Fill ``gradient`` with the sum of J over samples."""
         for _ in self._formed(MAX_MEMORY, gradient):
             pass
 
     def _formed(self, max_memory: int, gradient: Tensor | None) -> Iterator["Formed"]:
         """Yield J in pieces; fill ``gradient`` with its sum over samples."""
-        target = None if gradient is None else gradient.view(self.rows, self._channels, *self._geometry.kernel)
+        target = None if gradient is None else gradient.view(self.rows, self._channels, *self.geometry.kernel)
         for rows, inputs, groups in self._pieces(max_memory * 3 // 8 // self.x.element_size()):
             jacobian = self._form(rows, inputs, groups, max_memory)
             yield jacobian
@@ -99,26 +92,26 @@ class ConvolutionJacobian:
         columns, rows_of_g = self._products()
         gram.add_products(rows_of_g, columns)
         if gradient is not None:
-            total = (rows_of_g.flatten(0, 1).T @ columns.flatten(0, 1)).view(self.rows, *self._geometry.kernel, -1)
-            gradient.view(self.rows, -1, *self._geometry.kernel).copy_(total.movedim(-1, 1))
+            total = (rows_of_g.flatten(0, 1).T @ columns.flatten(0, 1)).view(self.rows, *self.geometry.kernel, -1)
+            gradient.view(self.rows, -1, *self.geometry.kernel).copy_(total.movedim(-1, 1))
         return True
 
     def _products(self) -> tuple[Tensor, Tensor]:
         """Return the unfolded input, (B, T, width) with the channels last, and the output gradient, (B, T, rows)."""
         rows, positions = len(self.x), tuple(self.g.shape[2:])
-        unfold = Unfolder(self.x, positions, self._geometry, 1, shifted=False, channels_last=True, rows=rows)
+        unfold = Unfolder(self.x, positions, self.geometry, 1, shifted=False, channels_last=True, rows=rows)
         columns = unfold(slice(0, rows)).view(self.batch, -1, self.width)
         return columns, self.g.flatten(2).mT.reshape(self.batch, -1, self.rows)
 
     def _form(self, rows: slice, inputs: slice, groups: int, max_memory: int = MAX_MEMORY) -> "Formed":
-        return form(self.x[:, inputs], self.g[:, rows], self.batch, self._geometry, groups, max_memory=max_memory)
+        return form(self.x[:, inputs], self.g[:, rows], self.batch, self.geometry, groups, max_memory=max_memory)
 
     def _pieces(self, elements: int) -> Iterator[tuple[slice, slice, int]]:
         """Yield output channels, input channels and number of groups of parts whose J has so many elements at most.
 
         So has the unfolded input of one sample.
         """
-        kernel = prod(self._geometry.kernel)
+        kernel = prod(self.geometry.kernel)
         unfolded = len(self.x) // self.batch * kernel * prod(self.g.shape[2:])
         per_input = max(self.batch * kernel * self._per_group, unfolded)
         together = even(self.groups, elements // (per_input * self._channels))

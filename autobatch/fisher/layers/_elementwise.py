@@ -24,13 +24,40 @@ from autobatch.fisher.layers._calls import (
 def by_element(again: Callable[..., Tensor] | None = None, *, channels: bool = False) -> Rule:
     """Return the rule of a function that broadcasts its arguments and works element by element.
 
-    It raises ``NoRuleError`` where an argument does not broadcast against the output.
-
     Args:
         again: what is run again in the backward pass, of a function that works in place: one that does not.
         channels: whether weights of shape (C,) belong to dimension 1 of the output.
     """
-    return partial(_contributions, again, channels)
+
+    def rule(call: Call) -> list[Contribution]:
+        output, args, kwargs = call.outputs[0], list(call.args), dict(call.kwargs)
+        shape, function = tuple(output.shape), again or call.function
+        if call.was.tensor is not None:
+            if call.weight(call.args[0]) is not None:
+                raise NoRuleError
+            args[0] = call.was.tensor
+        # A sum's gradient does not depend on its terms.
+        keep = (lambda _: output.new_zeros(())) if call.known.additive == "term" else KeptTensor
+        kept = [keep(argument) if isinstance(argument, Tensor) else argument for argument in args]
+
+        def repeat(places: list[int], weight: Tensor) -> Tensor:
+            """Return the function's output with another tensor in the places of a weight."""
+            given = [argument() if isinstance(argument, KeptTensor) else argument for argument in kept]
+            for place in places:
+                given[place] = weight
+            result: Tensor = function(*given, **kwargs)
+            return result
+
+        contributions = []
+        for used in call.weights():
+            places = [place for place, argument in enumerate(args) if argument is used.tensor]
+            ones = _ones(used, shape, channels=channels)
+            if not places or len(call.outputs) != 1:
+                raise NoRuleError
+            contributions.append(Contribution(used, _expanded(call, used.tensor, ones, shape, partial(repeat, places))))
+        return contributions
+
+    return rule
 
 
 def expanded(call: Call) -> list[Contribution]:
@@ -69,35 +96,6 @@ def attention_bias(call: Call) -> list[Contribution]:
 def prelu(x: Tensor, weight: Tensor) -> Tensor:
     """Return what ``torch.prelu`` does, of a weight of any shape that broadcasts."""
     return torch.where(x > 0, x, weight * x)
-
-
-def _contributions(again: Callable[..., Tensor] | None, channels: bool, call: Call) -> list[Contribution]:
-    output, args, kwargs = call.outputs[0], list(call.args), dict(call.kwargs)
-    shape, function = tuple(output.shape), again or call.function
-    if call.was.tensor is not None:
-        if call.weight(call.args[0]) is not None:
-            raise NoRuleError
-        args[0] = call.was.tensor
-    # A sum's gradient does not depend on its terms.
-    keep = (lambda _: output.new_zeros(())) if call.known.additive == "term" else KeptTensor
-    kept = [keep(argument) if isinstance(argument, Tensor) else argument for argument in args]
-
-    def repeat(places: list[int], weight: Tensor) -> Tensor:
-        """Return the function's output with another tensor in the places of a weight."""
-        given = [argument() if isinstance(argument, KeptTensor) else argument for argument in kept]
-        for place in places:
-            given[place] = weight
-        result: Tensor = function(*given, **kwargs)
-        return result
-
-    contributions = []
-    for used in call.weights():
-        places = [place for place, argument in enumerate(args) if argument is used.tensor]
-        ones = _ones(used, shape, channels=channels)
-        if not places or len(call.outputs) != 1:
-            raise NoRuleError
-        contributions.append(Contribution(used, _expanded(call, used.tensor, ones, shape, partial(repeat, places))))
-    return contributions
 
 
 def _ones(used: Weight, shape: tuple[int, ...], *, channels: bool = False) -> tuple[int, ...]:

@@ -4,7 +4,8 @@ Where no rule covers a function, it takes one backward pass of it for each sampl
 """
 
 import logging
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from types import BuiltinMethodType
 from typing import Any
 
@@ -12,7 +13,7 @@ import torch
 from torch import Tensor
 
 from autobatch.fisher.following._layout import BatchLayout, Layout, LostBatch
-from autobatch.fisher.gram._gram import Jacobian
+from autobatch.fisher.gram._gram import Jacobian, spans
 from autobatch.fisher.layers._calls import Call, Contribution, KeptTensor, Weight, dense, precise, together
 from autobatch.fisher.layers._functions import tensors_of
 
@@ -23,18 +24,17 @@ _MASKED_ELEMENTS = 1 << 22
 
 
 def generic(call: Call, where: str) -> list[Contribution]:
-    """Return the contributions of any differentiable function: one for each weight and output that has a gradient.
+    """Return what any differentiable function owes: to each weight, for each output that has a gradient.
 
     The function is run again in the backward pass, and its vector-Jacobian product is taken with the output gradient of
     one sample at a time, all others' set to zero: the very definition of a column of J. ``where`` is for the log.
     """
-    contributions = []
-    replay = Replay(call)
+    replay, contributions = Replay(call), []
     for index, output in enumerate(call.outputs):
         if output.requires_grad:
-            contributions += _owed(replay, index, call.output_layout(index), call.batch)
-    name = getattr(call.function, "__name__", str(call.function))
-    key = (where, name)
+            rows = partial(_by_sample, replay, index, call.output_layout(index), call.batch)
+            contributions += replay.owed(rows, index)
+    key = (where, getattr(call.function, "__name__", str(call.function)))
     if key not in _logged:
         _logged.add(key)
         _logger.warning("%s: measured without a fast rule, by one backward pass for each sample (exact, slow)", where)
@@ -101,6 +101,16 @@ class Replay:
         self._arrived.append((output, outside))
         return outside
 
+    def owed(self, rows: Callable[[Tensor], Sequence[Tensor]], output: int = 0) -> list[Contribution]:
+        """Return what an output owes, from what makes rows (B, *shape) of all weights of its gradient."""
+
+        def made(gradient: Tensor) -> dict[int, Jacobian]:
+            pairs = zip(self.weights, rows(gradient), strict=True)
+            found = (precise(each.mT if weight.transposed else each)[0] for weight, each in pairs)
+            return {place: dense(each) for place, each in enumerate(found)}
+
+        return together(dict(enumerate(self.weights)), made, output)
+
 
 def adds_to_the_loss(call: Call, layouts: list[Layout]) -> bool:
     """Whether a call adds weights to one number that is a sum over samples, by the layouts of what has the batch."""
@@ -115,42 +125,26 @@ def in_equal_parts(call: Call) -> list[Contribution]:
     A loss mean(l_i) + R, with a penalty R of weights alone, is the mean of l_i + R: it is measured where it is written
     so.
     """
-    replay = Replay(call)
-    batch = call.batch
+    replay, batch = Replay(call), call.batch
 
-    def made(gradient: Tensor) -> dict[int, Jacobian]:
+    def rows(gradient: Tensor) -> list[Tensor]:
         (output, *_), fresh = replay.run()
         found = torch.autograd.grad(output, fresh, gradient.to(output.dtype) / batch)
-        pairs = zip(replay.weights, found, strict=True)
-        rows = {id(weight): precise(row.mT if weight.transposed else row)[0] for weight, row in pairs}
-        return {key: dense(row.expand(batch, *row.shape)) for key, row in rows.items()}
+        return [precise(row)[0].expand(batch, *row.shape) for row in found]
 
-    return together({id(weight): weight for weight in replay.weights}, made)
+    return replay.owed(rows)
 
 
-def _owed(replay: Replay, index: int, layout: BatchLayout, batch: int) -> list[Contribution]:
-    """Return what one output owes to all weights."""
-
-    def made(gradient: Tensor) -> dict[int, Jacobian]:
-        outputs, fresh = replay.run()
-        output = outputs[index]
-        outside = replay.from_outside(output, gradient.to(output.dtype))
-        parts = [one_by_one(output, fresh, masked) for masked in _masked(outside, layout, batch)]
-        joined = (torch.cat(rows) for rows in zip(*parts, strict=True))
-        return {
-            id(weight): dense(precise(rows.mT if weight.transposed else rows)[0])
-            for weight, rows in zip(replay.weights, joined, strict=True)
-        }
-
-    return together({id(weight): weight for weight in replay.weights}, made, index)
-
-
-def _masked(gradient: Tensor, layout: BatchLayout, batch: int) -> Iterator[Tensor]:
-    """Yield (n, *gradient's shape): the gradient of one sample at a time, all others' zero."""
-    step = max(1, _MASKED_ELEMENTS // gradient.numel())
-    for start in range(0, batch, step):
-        stop = min(start + step, batch)
-        yield torch.stack([layout.only(gradient, sample, batch) for sample in range(start, stop)])
+def _by_sample(replay: Replay, index: int, layout: BatchLayout, batch: int, gradient: Tensor) -> list[Tensor]:
+    """Return the per-sample gradients that one output gives to all weights."""
+    outputs, fresh = replay.run()
+    output = outputs[index]
+    outside = replay.from_outside(output, gradient.to(output.dtype))
+    parts = []
+    for some in spans(0, batch, max(1, _MASKED_ELEMENTS // outside.numel())):
+        masked = torch.stack([layout.only(outside, sample, batch) for sample in range(some.start, some.stop)])
+        parts.append(one_by_one(output, fresh, masked))
+    return [torch.cat(rows) for rows in zip(*parts, strict=True)]
 
 
 def one_by_one(output: Any, inputs: list[Tensor], gradients: Tensor) -> list[Tensor]:

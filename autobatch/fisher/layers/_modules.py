@@ -7,25 +7,22 @@ from torch import Tensor, nn
 
 from autobatch._errors import MeasureError
 from autobatch.fisher.gram._gram import Jacobian
-from autobatch.fisher.layers._calls import Contribution, Weight, dense, together
+from autobatch.fisher.layers._calls import Call, Contribution, dense, together
 
 GramRule = Callable[[nn.Module, tuple[Any, ...], Tensor], Mapping[str, Tensor]]
 
 
-def module_contributions(
-    module: nn.Module, rule: GramRule, inputs: tuple[Any, ...], output: Any, *, weights: list[Weight], batch: int
-) -> list[Contribution]:
+def module_contributions(call: Call, module: nn.Module, rule: GramRule) -> list[Contribution]:
     """Return what one call of a module with a rule of its own owes to each of its weights.
 
     Raises:
         MeasureError: where the output is not one tensor with the batch in front.
     """
-    kind = type(module).__name__
+    kind, batch, output = type(module).__name__, call.batch, call.outputs[0]
     if not isinstance(output, Tensor) or output.ndim == 0 or output.shape[0] != batch:
         raise MeasureError(f"the gram rule of {kind} needs one output tensor with the batch (B = {batch}) in front")
-    found = {id(weight.tensor): weight for weight in weights}
-    named = {name: found[id(own)] for name, own in module.named_parameters() if id(own) in found}
-    kept = tuple(value.detach() if isinstance(value, Tensor) else value for value in inputs)
+    named = {name: weight for name, own in module.named_parameters() if (weight := call.weight(own)) is not None}
+    kept = tuple(value.detach() if isinstance(value, Tensor) else value for value in call.args)
 
     def made(gradient: Tensor) -> dict[str, Jacobian]:
         values, rows = rule(module, kept, gradient), dict[str, Jacobian]()

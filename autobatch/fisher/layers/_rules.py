@@ -31,6 +31,7 @@ from autobatch.fisher.layers._calls import (
 )
 from autobatch.fisher.layers._channels import channel_sums, normalised_products
 from autobatch.fisher.layers._convolution import ConvolutionJacobian
+from autobatch.fisher.layers._unfold import Geometry
 
 _Maker = Callable[[Tensor], Jacobian]
 """Makes the per-sample gradients of a weight from the gradient of a call's output."""
@@ -149,15 +150,16 @@ def convolution(spatial: int, *, transposed: bool = False) -> Rule:
             x, g = precise(kept.rows(kept()), kept.rows(gradient))
             # A transposed convolution is the gradient of a convolution: its output plays the input there.
             wide, narrow = (g, x) if transposed else (x, g)
-            return ConvolutionJacobian(wide, narrow, batch=kept.batch, groups=groups, turned=transposed, **geometry)
+            return ConvolutionJacobian(
+                wide, narrow, batch=kept.batch, geometry=geometry, groups=groups, turned=transposed
+            )
 
         return _weight_and_bias(call, given, weight, _channel_shift(kept))
 
     return rule
 
 
-def _geometry(kernel: tuple[int, ...], given: Mapping[str, Any]) -> dict[str, Any]:
-    """Return stride, padding and dilation of a convolution, one entry for each spatial dimension."""
+def _geometry(kernel: tuple[int, ...], given: Mapping[str, Any]) -> Geometry:
     spatial = len(kernel)
 
     def each(name: str, default: int) -> tuple[int, ...]:
@@ -176,16 +178,12 @@ def _geometry(kernel: tuple[int, ...], given: Mapping[str, Any]) -> dict[str, An
         padding = ((0, 0),) * spatial
     else:
         padding = tuple((p, p) for p in each("padding", 0))
-    return {"kernel": kernel, "stride": each("stride", 1), "padding": padding, "dilation": dilation}
+    return Geometry(kernel, each("stride", 1), padding, dilation)
 
 
 def _channel_shift(kept: KeptInput) -> _Maker:
-    """Return a rule for what is added to channels (dimension 1) of (B * r, C, ...)."""
-
-    def jacobian(gradient: Tensor) -> Jacobian:
-        return DenseJacobian(channel_sums(precise(kept.rows(gradient))[0], kept.batch))
-
-    return jacobian
+    """Return what makes the rows of a shift that is added to channels (dimension 1) of (B * r, C, ...)."""
+    return lambda gradient: DenseJacobian(channel_sums(precise(kept.rows(gradient))[0], kept.batch))
 
 
 def batch_norm(call: Call) -> list[Contribution]:
@@ -201,22 +199,18 @@ def _normalised_batch(call: Call, given: Mapping[str, Any], *, batch_statistics:
     node = None if saved_elsewhere() else call.node
 
     def scale(x: Tensor, g: Tensor) -> Tensor:
-        if statistics is None:
-            mean, rstd = _batch_statistics(node, precise(kept())[0], eps)
-        else:
+        if statistics is not None:
             mean, rstd = statistics[0], (statistics[1] + eps).rsqrt()
+        elif node is not None and type(node).__name__ == "NativeBatchNormBackward0":  # which keeps the mean and 1 / std
+            mean, rstd = node._saved_result1, node._saved_result2
+        else:
+            whole = precise(kept())[0]
+            variance, mean = torch.var_mean(whole, [dim for dim in range(whole.ndim) if dim != 1], correction=0)
+            rstd = (variance + eps).rsqrt()
         # From the input, never from (output - bias) / weight: a weight may be zero.
         return normalised_products(x, g, mean.to(x.dtype), rstd.to(x.dtype), kept.batch)
 
     return _affine_channels(call, given, kept, scale)
-
-
-def _batch_statistics(node: Any, x: Tensor, eps: float) -> tuple[Tensor, Tensor]:
-    # The mean and 1 / std that the layer's own backward node keeps, where it has them.
-    if type(node).__name__ == "NativeBatchNormBackward0":
-        return node._saved_result1, node._saved_result2
-    variance, mean = torch.var_mean(x, [dim for dim in range(x.ndim) if dim != 1], correction=0)
-    return mean, (variance + eps).rsqrt()
 
 
 def group_norm(call: Call) -> list[Contribution]:
@@ -233,11 +227,9 @@ def instance_norm(call: Call) -> list[Contribution]:
 
 def _normalised_channels(call: Call, given: Mapping[str, Any], num_groups: int) -> list[Contribution]:
     kept, eps = KeptInput(call, given["input"]), given["eps"]
-
-    def scale(x: Tensor, g: Tensor) -> Tensor:
-        return channel_sums(F.group_norm(x, num_groups, eps=eps) * g, kept.batch)
-
-    return _affine_channels(call, given, kept, scale)
+    return _affine_channels(
+        call, given, kept, lambda x, g: channel_sums(F.group_norm(x, num_groups, eps=eps) * g, kept.batch)
+    )
 
 
 def _affine_channels(
@@ -249,11 +241,12 @@ def _affine_channels(
             f"expected the batch in dimension 0 of the input, it is in dimension {kept.layout.dim}"
             f" of shape {kept.shape}"
         )
-
-    def jacobian(gradient: Tensor) -> Jacobian:
-        return DenseJacobian(scale(*precise(kept.rows(kept()), kept.rows(gradient))))
-
-    return _weight_and_bias(call, given, jacobian, _channel_shift(kept))
+    return _weight_and_bias(
+        call,
+        given,
+        lambda gradient: DenseJacobian(scale(*precise(kept.rows(kept()), kept.rows(gradient)))),
+        _channel_shift(kept),
+    )
 
 
 def layer_norm(call: Call) -> list[Contribution]:
@@ -281,10 +274,7 @@ def _affine_features(
         x, g = precise(kept(), gradient)
         return DenseJacobian(by_sample(normalised(x) * g))
 
-    def shift(gradient: Tensor) -> Jacobian:
-        return DenseJacobian(by_sample(precise(gradient)[0]))
-
-    return _weight_and_bias(call, given, scale, shift)
+    return _weight_and_bias(call, given, scale, lambda gradient: DenseJacobian(by_sample(precise(gradient)[0])))
 
 
 def embedding(call: Call) -> list[Contribution]:

@@ -141,7 +141,8 @@ def test_losses_of_each_sample_alone(loss: Loss) -> None:
     assert measured(model, x, y, loss, "mean").spectrum().bn == "none"
 
 
-@pytest.mark.parametrize(
+Hook = Callable[[Tensor], Tensor | None]
+hooks = pytest.mark.parametrize(
     ("hook", "bn"),
     [
         (lambda g: g / g.norm(), "rows"),
@@ -152,13 +153,11 @@ def test_losses_of_each_sample_alone(loss: Loss) -> None:
         (lambda g: print(g.norm()), "none"),
     ],
 )
-def test_hooks_on_tensors(hook: Callable[[Tensor], Tensor | None], bn: str) -> None:
-    def hooked(h: Tensor, _: Tensor) -> Tensor:
-        h = h.sin()
-        h.register_hook(hook)
-        return h
 
-    (x, y), model = batch(), Gated(hooked).double()
+
+def assert_heard(between: Between, bn: str) -> None:
+    """The step gets the gradients that it gets without a probe; F is named so, and that of single samples if none."""
+    (x, y), model = batch(), Gated(between).double()
     probe = measured(model, x, y, lambda z, y: F.cross_entropy(z, y, reduction="sum"))
     wanted = [p.grad for p in model.parameters()]
     model.zero_grad()
@@ -168,3 +167,53 @@ def test_hooks_on_tensors(hook: Callable[[Tensor], Tensor | None], bn: str) -> N
     if bn == "none":
         expected = gram_one_sample_at_a_time(model, x, y, lambda z, y: F.cross_entropy(z, y, reduction="sum"))
         assert float((probe.gram() - expected).abs().max() / expected.abs().max()) < 1e-10
+
+
+@hooks
+def test_hooks_on_tensors(hook: Hook, bn: str) -> None:
+    def hooked(h: Tensor, _: Tensor) -> Tensor:
+        h = h.sin()
+        h.register_hook(hook)
+        return h
+
+    assert_heard(hooked, bn)
+
+
+class Sine(nn.Module):
+    def forward(self, h: Tensor, _: Tensor) -> Tensor:
+        return h.sin()
+
+
+@hooks
+@pytest.mark.parametrize("kind", ["full", "ahead"])
+def test_backward_hooks_of_modules(kind: str, hook: Hook, bn: str) -> None:
+    def full(_: nn.Module, inputs: tuple[Tensor, ...], outputs: tuple[Tensor, ...]) -> tuple[Tensor, ...] | None:
+        found = hook(inputs[0])
+        return None if found is None else (found, *inputs[1:])
+
+    def ahead(_: nn.Module, outputs: tuple[Tensor, ...]) -> tuple[Tensor, ...] | None:
+        found = hook(outputs[0])
+        return None if found is None else (found,)
+
+    sine = Sine()
+    if kind == "full":
+        sine.register_full_backward_hook(full)
+    else:
+        sine.register_full_backward_pre_hook(ahead)
+    assert_heard(sine, bn)
+    assert (list(sine._backward_hooks.values()), list(sine._backward_pre_hooks.values())) == (
+        ([full], []) if kind == "full" else ([], [ahead])
+    )
+
+
+def test_backward_hooks_of_a_module_that_is_called_twice() -> None:
+    class Twice(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.sine = Sine()
+            self.sine.register_full_backward_hook(lambda _, inputs, outputs: (outputs[0].flip(0), *inputs[1:]))
+
+        def forward(self, h: Tensor, x: Tensor) -> Tensor:
+            return self.sine(self.sine(h, x), x)
+
+    assert_heard(Twice(), "rows")

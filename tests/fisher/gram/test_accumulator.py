@@ -9,6 +9,7 @@ from torch import Tensor
 from autobatch.fisher.gram._gram import GramAccumulator, Jacobian, add_blocks
 from autobatch.fisher.gram._jacobians import BagJacobian, DenseJacobian, EmbeddingJacobian, OuterJacobian, joined
 from autobatch.fisher.layers._convolution import ConvolutionJacobian
+from autobatch.fisher.layers._unfold import Geometry
 from tests.fisher.gram.test_spill import peak
 
 CPU = torch.device("cpu")
@@ -170,10 +171,7 @@ def convolution(batch: int, inputs: int, outputs: int, size: int, groups: int = 
         torch.randn(batch, inputs, size, size),
         torch.randn(batch, outputs, size, size),
         batch=batch,
-        kernel=(3, 3),
-        stride=(1, 1),
-        padding=((1, 1), (1, 1)),
-        dilation=(1, 1),
+        geometry=Geometry((3, 3), (1, 1), ((1, 1), (1, 1)), (1, 1)),
         groups=groups,
     )
 

@@ -10,6 +10,7 @@ from autobatch.fisher.gram._exchange import ExchangedGram
 from autobatch.fisher.gram._gram import Jacobian
 from autobatch.fisher.gram._jacobians import DenseJacobian, EmbeddingJacobian, OuterJacobian
 from autobatch.fisher.layers._convolution import ConvolutionJacobian
+from autobatch.fisher.layers._unfold import Geometry
 from tests.fisher.gram.test_spill import peak
 from tests.fisher.processes import run_in_processes
 
@@ -38,10 +39,7 @@ def parameters(sizes: tuple[int, ...], rank: int, dtype: torch.dtype) -> list[li
                 numbers(3, 6, 6),
                 numbers(4, 6, 6),
                 batch=sizes[rank],
-                kernel=(3, 3),
-                stride=(1, 1),
-                padding=((1, 1), (1, 1)),
-                dilation=(1, 1),
+                geometry=Geometry((3, 3), (1, 1), ((1, 1), (1, 1)), (1, 1)),
                 groups=1,
             )
         ],
@@ -67,7 +65,7 @@ def exactly(group: dist.ProcessGroup, _: dist.ProcessGroup) -> None:
         scales = torch.cat([torch.full((size,), float(size), dtype=torch.float64) for size in sizes])
         scaled = rows * scales[:, None]
         for max_memory in (1 << 24, 1 << 14, 1 << 10):
-            gram = ExchangedGram(group, CPU, max_memory, mean=True)
+            gram = ExchangedGram(CPU, max_memory, group=group, mean=True)
             gram.begin(sizes[rank])
             for number, uses in enumerate(parameters(sizes, rank, dtype)):
                 gram.add(str(number), uses)
@@ -85,7 +83,7 @@ def exactly(group: dist.ProcessGroup, _: dist.ProcessGroup) -> None:
 
 def other_order(group: dist.ProcessGroup, _: dist.ProcessGroup) -> None:
     rank = group.rank()
-    gram = ExchangedGram(group, CPU, 1 << 20, mean=False)
+    gram = ExchangedGram(CPU, 1 << 20, group=group, mean=False)
     gram.begin(2)
     for name in ("ab", "ba")[rank]:
         gram.add(name, [DenseJacobian(torch.ones(2, 3))])
@@ -102,7 +100,7 @@ def capped(group: dist.ProcessGroup, _: dist.ProcessGroup) -> None:
         uses.append(OuterJacobian(torch.randn(batch, 1, 10000), torch.randn(batch, 1, 20000)))
 
         def run(max_memory: int = max_memory, uses: list[Jacobian] = uses, batch: int = batch) -> None:
-            gram = ExchangedGram(group, CPU, max_memory, mean=False)
+            gram = ExchangedGram(CPU, max_memory, group=group, mean=False)
             gram.begin(batch)
             for number, use in enumerate(uses):
                 gram.add(str(number), [use])

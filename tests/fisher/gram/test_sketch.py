@@ -23,7 +23,7 @@ BATCH = 6
 
 
 def sketched(uses: list[list[Jacobian]], places: int, seed: int, max_memory: int = 1 << 24) -> Tensor:
-    sink = SketchedGram(places, seed, CPU, max_memory)
+    sink = SketchedGram(CPU, max_memory, rows=places, seed=seed)
     sink.begin(BATCH)
     for index, own in enumerate(uses):
         sink.add(f"parameter {index}", own)

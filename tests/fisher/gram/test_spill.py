@@ -20,6 +20,7 @@ from autobatch.fisher.gram._gram import Jacobian
 from autobatch.fisher.gram._jacobians import DenseJacobian, EmbeddingJacobian, OuterJacobian
 from autobatch.fisher.gram._spill import SpilledGram
 from autobatch.fisher.layers._convolution import ConvolutionJacobian
+from autobatch.fisher.layers._unfold import Geometry
 
 CPU = torch.device("cpu")
 IN_MEMORY, IN_FILE = 1 << 24, 1 << 10
@@ -51,10 +52,7 @@ def convolution(batch: int, dtype: torch.dtype) -> Jacobian:
         numbers(batch, 3, 6, 6, dtype=dtype),
         numbers(batch, 4, 6, 6, dtype=dtype),
         batch=batch,
-        kernel=(3, 3),
-        stride=(1, 1),
-        padding=((1, 1), (1, 1)),
-        dilation=(1, 1),
+        geometry=Geometry((3, 3), (1, 1), ((1, 1), (1, 1)), (1, 1)),
         groups=1,
     )
 
@@ -100,7 +98,7 @@ def files(monkeypatch: pytest.MonkeyPatch) -> list[object]:
 def test_all_kinds_of_jacobians(
     dtype: torch.dtype, max_memory: int, sizes: tuple[int, ...], files: list[object]
 ) -> None:
-    gram = SpilledGram(max_memory, CPU)
+    gram = SpilledGram(CPU, max_memory)
     jacobian: list[Tensor] = []
     for size in sizes:
         gram.begin(size)
@@ -125,7 +123,7 @@ def test_several_uses_are_summed_and_absent_ones_are_zero(max_memory: int) -> No
         [outer(4, torch.float64), sequence(4, torch.float64)],
         [EmbeddingJacobian(torch.randint(0, 6, (2, 3)), numbers(2, 3, 9), 6)],
     ]
-    gram = SpilledGram(max_memory, CPU)
+    gram = SpilledGram(CPU, max_memory)
     jacobian = []
     for size, uses in zip((3, 2, 4, 2), per_batch, strict=True):
         gram.begin(size)
@@ -137,14 +135,14 @@ def test_several_uses_are_summed_and_absent_ones_are_zero(max_memory: int) -> No
 
 
 def test_nothing_kept_is_zero() -> None:
-    gram = SpilledGram(IN_MEMORY, CPU)
+    gram = SpilledGram(CPU, IN_MEMORY)
     gram.begin(2)
     gram.begin(3)
     assert torch.equal(gram.result(), torch.zeros(5, 5, dtype=torch.float64))
 
 
 def test_the_file_has_no_name_and_goes_after_the_result(directory: Path, files: list[object]) -> None:
-    gram = SpilledGram(IN_FILE, CPU)
+    gram = SpilledGram(CPU, IN_FILE)
     gram.begin(8)
     gram.add("weight", [sequence(8, torch.float64)])
     assert len(files) == 1
@@ -155,7 +153,7 @@ def test_the_file_has_no_name_and_goes_after_the_result(directory: Path, files: 
 
 
 def test_the_file_goes_without_a_result(directory: Path, files: list[object]) -> None:
-    gram = SpilledGram(IN_FILE, CPU)
+    gram = SpilledGram(CPU, IN_FILE)
     gram.begin(8)
     gram.add("weight", [sequence(8, torch.float64)])
     del gram
@@ -168,7 +166,7 @@ def free(monkeypatch: pytest.MonkeyPatch, size: int) -> None:
 
 
 def test_no_room_is_said_before_writing(monkeypatch: pytest.MonkeyPatch, files: list[object]) -> None:
-    gram = SpilledGram(IN_FILE, CPU)
+    gram = SpilledGram(CPU, IN_FILE)
     gram.begin(8)
     free(monkeypatch, 8 * 54 * 8 - 1)
     with pytest.raises(MeasureError, match=r"needs 3456 in the temporary directory .*TMPDIR.* 3455 are free"):
@@ -177,7 +175,7 @@ def test_no_room_is_said_before_writing(monkeypatch: pytest.MonkeyPatch, files: 
 
 
 def test_no_room_is_said_when_a_micro_batch_begins(monkeypatch: pytest.MonkeyPatch) -> None:
-    gram = SpilledGram(IN_FILE, CPU)
+    gram = SpilledGram(CPU, IN_FILE)
     gram.begin(8)
     gram.add("weight", [sequence(8, torch.float64)])
     free(monkeypatch, 2000)
@@ -193,7 +191,7 @@ def test_a_full_disk_is_a_measure_error(monkeypatch: pytest.MonkeyPatch) -> None
         def close(self) -> None: ...
 
     monkeypatch.setattr(_spill.tempfile, "TemporaryFile", Full)
-    gram = SpilledGram(IN_FILE, CPU)
+    gram = SpilledGram(CPU, IN_FILE)
     gram.begin(8)
     with pytest.raises(MeasureError, match="No space left on device"):
         gram.add("weight", [sequence(8, torch.float64)])
@@ -242,7 +240,7 @@ def test_memory_is_capped(max_memory: int) -> None:
     batches = [[OuterJacobian(numbers(16, 2, 64), numbers(16, 2, 100)) for _ in range(3)] for _ in range(4)]
 
     def run() -> None:
-        gram = SpilledGram(max_memory, CPU)
+        gram = SpilledGram(CPU, max_memory)
         for uses in batches:
             gram.begin(16)
             for name, use in enumerate(uses):

@@ -64,17 +64,7 @@ class Case:
         return torch.stack(samples)
 
     def jacobian(self, x: Tensor, g: Tensor) -> ConvolutionJacobian:
-        geometry = self.geometry
-        return ConvolutionJacobian(
-            x,
-            g,
-            batch=self.batch,
-            kernel=geometry.kernel,
-            stride=geometry.stride,
-            padding=geometry.padding,
-            dilation=geometry.dilation,
-            groups=self.groups,
-        )
+        return ConvolutionJacobian(x, g, batch=self.batch, geometry=self.geometry, groups=self.groups)
 
 
 def arranged(tensor: Tensor, memory: str) -> Tensor:

@@ -14,10 +14,10 @@ from torch import Tensor
 
 from autobatch.fisher.following._layout import BatchLayout
 from autobatch.fisher.gram._gram import Jacobian
-from autobatch.fisher.layers._calls import Call, Contribution, KeptTensor, NoRuleError, arguments, together
+from autobatch.fisher.layers._calls import Call, Contribution, NoRuleError, Weight, arguments, together
 from autobatch.fisher.layers.recurrent._sequences import Sequences
 from autobatch.fisher.layers.recurrent._through_time import Direction
-from autobatch.fisher.layers.recurrent._unrolled import Arrived, Key, Unrolled
+from autobatch.fisher.layers.recurrent._unrolled import Key, Unrolled
 
 _WEIGHTS = [field.name for field in fields(Direction)]
 _LAYER = "input hx params has_biases num_layers dropout train bidirectional batch_first"
@@ -46,23 +46,23 @@ def layers(call: Call) -> list[Contribution]:
     unrolled = Unrolled(
         call.name,
         sequences,
-        x=KeptTensor(steps_first(given["input"])),
-        states=[KeptTensor(state) for state in states],
-        params=[{name: KeptTensor(tensor) for name, tensor in own.items()} for own in params],
-        output=KeptTensor(steps_first(call.outputs[0])),
+        x=steps_first(given["input"]),
+        states=states,
+        params=params,
+        output=steps_first(call.outputs[0]),
         directions=directions,
         layout=_layout(call, 0 if given.get("batch_first") else 1, 1, sequences),
         batch=call.batch,
     )
     unrolled.run_lower_layers(given["dropout"] if given["train"] else 0.0, call.was.random_state)
 
-    def arrived(index: int, gradient: Tensor) -> Arrived:
+    def back(index: int, gradient: Tensor) -> Mapping[Key, Jacobian]:
         if index == 0:
-            return Arrived(states=steps_first(gradient))
-        return Arrived(last=gradient) if index == 1 else Arrived(last_cell=gradient)
+            return unrolled.back("states", steps_first(gradient), used)
+        return unrolled.back("last" if index == 1 else "last_cell", gradient, used)
 
-    first = {(index, "first"): state for index, state in enumerate(states)}
-    return _owed(call, unrolled, _keyed(params) | first, arrived)
+    used = _used(call, params) | _used(call, [{"first": state} for state in states])
+    return _owed(call, used, back)
 
 
 def cells(call: Call) -> list[Contribution]:
@@ -73,10 +73,10 @@ def cells(call: Call) -> list[Contribution]:
     unrolled = Unrolled(
         call.name.removesuffix("_cell"),
         sequences,
-        x=KeptTensor(given["input"].unsqueeze(0)),
-        states=[KeptTensor(state.unsqueeze(0)) for state in states],
-        params=[{name: KeptTensor(tensor) for name, tensor in own.items()} for own in params],
-        output=KeptTensor(call.outputs[0].unsqueeze(0)),
+        x=given["input"].unsqueeze(0),
+        states=[state.unsqueeze(0) for state in states],
+        params=params,
+        output=call.outputs[0].unsqueeze(0),
         directions=1,
         layout=_layout(call, 0, 0, sequences),
         batch=call.batch,
@@ -84,14 +84,15 @@ def cells(call: Call) -> list[Contribution]:
     inside = len(call.outputs) > 1 and _leads_to(call.outputs[0], call.outputs[1])
     of_state: list[Tensor] = []
 
-    def arrived(index: int, gradient: Tensor) -> Arrived:
+    def back(index: int, gradient: Tensor) -> Mapping[Key, Jacobian]:
         if index == 0:
             of_state.append(gradient)
-            return Arrived(states=gradient.unsqueeze(0))
+            return unrolled.back("states", gradient.unsqueeze(0), used)
         through = of_state[0] if inside and of_state else None
-        return Arrived(last_cell=gradient.unsqueeze(0), through=through)
+        return unrolled.back("last_cell", gradient.unsqueeze(0), used, through=through)
 
-    return _owed(call, unrolled, _keyed(params), arrived)
+    used = _used(call, params)
+    return _owed(call, used, back)
 
 
 def _several(states: Tensor | Sequence[Tensor]) -> list[Tensor]:
@@ -126,23 +127,21 @@ def _layout(call: Call, dim: int, dim_of_last: int, sequences: Sequences) -> Bat
     return last[0]
 
 
-def _keyed(params: Sequence[Mapping[str, Tensor]]) -> dict[Key, Tensor]:
-    return {(place, name): tensor for place, own in enumerate(params) for name, tensor in own.items()}
-
-
-def _owed(
-    call: Call, unrolled: Unrolled, tensors: Mapping[Key, Tensor], arrived: Callable[[int, Tensor], Arrived]
-) -> list[Contribution]:
-    """Return what each output owes to each weight."""
+def _used(call: Call, params: Sequence[Mapping[str, Tensor]]) -> dict[Key, Weight]:
+    """Return the weights among tensors, by their places and names."""
+    tensors = {(place, name): tensor for place, own in enumerate(params) for name, tensor in own.items()}
     used = {key: weight for key, tensor in tensors.items() if (weight := call.weight(tensor)) is not None}
     if any(weight.transposed for weight in used.values()):
         raise NoRuleError
+    return used
 
-    def made(index: int, gradient: Tensor) -> Mapping[Key, Jacobian]:
-        return unrolled.back(arrived(index, gradient), used)
 
+def _owed(
+    call: Call, used: Mapping[Key, Weight], back: Callable[[int, Tensor], Mapping[Key, Jacobian]]
+) -> list[Contribution]:
+    """Return what each output owes to each weight."""
     indices = [index for index, output in enumerate(call.outputs) if output.requires_grad]
-    return [each for index in indices for each in together(used, partial(made, index), index)]
+    return [each for index in indices for each in together(used, partial(back, index), index)]
 
 
 def _leads_to(output: Tensor, other: Tensor) -> bool:

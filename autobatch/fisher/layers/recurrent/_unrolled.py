@@ -4,8 +4,8 @@ import contextlib
 import math
 import warnings
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any
+from functools import partial
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
@@ -18,54 +18,59 @@ from autobatch.fisher.gram._gram import Jacobian
 from autobatch.fisher.gram._jacobians import OuterJacobian
 from autobatch.fisher.layers._calls import KeptTensor, NoRuleError, dense, precise
 from autobatch.fisher.layers.recurrent._sequences import Sequences
-from autobatch.fisher.layers.recurrent._through_time import Direction, Gated, Gradients, LongShort, Plain, Steps
+from autobatch.fisher.layers.recurrent._through_time import Direction, Gradients, gated, long_short, plain
 
 _GATES = {"gru": 3, "lstm": 4, "rnn_tanh": 1, "rnn_relu": 1}
 
 Key = tuple[int, str]
 """A direction's place and a weight's name in ``Direction``; (0, "first") and (1, "first") are the states, and the cell
 states, before the first step."""
+Arriving = Literal["states", "last", "last_cell"]
+"""What a gradient is of: (T, N, directions * R) states of the last layer; (layers * directions, N, R) last states, or
+(layers * directions, N, H) last cell states, of all layers."""
 
 
-@dataclass(frozen=True)
-class Arrived:
-    """The gradient of an output, of one of these."""
-
-    states: Tensor | None = None  # (T, N, directions * R), of the last layer's states
-    last: Tensor | None = None  # (layers * directions, N, R), of the last states
-    last_cell: Tensor | None = None  # (layers * directions, N, H), of the last cell states
-    # (N, R), of the only step's state, where the gradient of its cell state has come through that too.
-    through: Tensor | None = None
-
-
-@dataclass(eq=False)
 class Unrolled:
     """One call, by steps first: T steps of N sequences; R states are H units, or what they were projected to.
 
     Where sequences are packed, (T, N, ...) of the input, the output and its gradient are (rows, ...).
 
+    Args:
+        kind: ``"gru"``, ``"lstm"``, ``"rnn_tanh"`` or ``"rnn_relu"``.
+        sequences: how they lie.
+        x: (T, N, C), the input.
+        states: those before the first step, (layers * directions, N, R), and an LSTM's cell states, of as many H.
+        params: the weights of each direction of each layer by their names in ``Direction``, in its order.
+        output: (T, N, directions * R), the last layer's states.
+        directions: 2 where the layers run backwards, too.
+        layout: where samples lie in (T, N, ...); None where there is one alone.
+        batch: B.
+
     Raises:
         NoRuleError: where shapes do not fit.
     """
 
-    kind: str  # ``"gru"``, ``"lstm"``, ``"rnn_tanh"`` or ``"rnn_relu"``
-    sequences: Sequences  # how they lie
-    x: KeptTensor  # (T, N, C), the input
-    # Those before the first step, (layers * directions, N, R), and an LSTM's cell states, of as many H.
-    states: Sequence[KeptTensor]
-    # The weights of each direction of each layer by their names in ``Direction``, in its order.
-    params: Sequence[Mapping[str, KeptTensor]]
-    output: KeptTensor  # (T, N, directions * R), the last layer's states
-    directions: int  # 2 where the layers run backwards, too
-    layout: BatchLayout | None  # where samples lie in (T, N, ...); None where there is one alone
-    batch: int  # B
-
-    def __post_init__(self) -> None:
-        x, output, states = self.x(), self.output(), [state() for state in self.states]
-        if not self._fits(self.sequences.shape(x), self.sequences.shape(output), states):
+    def __init__(
+        self,
+        kind: str,
+        sequences: Sequences,
+        *,
+        x: Tensor,
+        states: Sequence[Tensor],
+        params: Sequence[Mapping[str, Tensor]],
+        output: Tensor,
+        directions: int,
+        layout: BatchLayout | None,
+        batch: int,
+    ) -> None:
+        self.kind, self.sequences, self.directions, self.layout, self.batch = kind, sequences, directions, layout, batch
+        self.x, self.output, self.states = KeptTensor(x), KeptTensor(output), [KeptTensor(state) for state in states]
+        self.params = [{name: KeptTensor(tensor) for name, tensor in own.items()} for own in params]
+        if not self._fits(sequences.shape(x), sequences.shape(output), states):
             raise NoRuleError
-        weights = (kept() for own in self.params for kept in own.values())
+        weights = (tensor for own in params for tensor in own.values())
         self._dtype = precise(x, *states, output, *weights)[0].dtype
+        self.layers = len(params) // directions
         self._lower: list[Tensor] = []  # states of all layers but the last
         self._masks: list[Tensor] = []  # of the dropout after each
 
@@ -93,11 +98,6 @@ class Unrolled:
             if ("b_ih" in own) != ("b_hh" in own) or ("w_hr" not in own and reach != units):
                 return False
         return True
-
-    @property
-    def layers(self) -> int:
-        """How many layers lie upon each other."""
-        return len(self.params) // self.directions
 
     # -- forwards ---------------------------------------------------------------------------------------------------
 
@@ -160,11 +160,17 @@ class Unrolled:
 
     # -- backwards --------------------------------------------------------------------------------------------------
 
-    def back(self, arrived: Arrived, wanted: Collection[Key]) -> dict[Key, Jacobian]:
-        """Return the per-sample gradients that the gradient of an output leaves: those wanted, among others."""
+    def back(
+        self, of: Arriving, arrived: Tensor, wanted: Collection[Key], *, through: Tensor | None = None
+    ) -> dict[Key, Jacobian]:
+        """Return the per-sample gradients that the gradient of an output leaves: those wanted, among others.
+
+        ``through`` is (N, R), of the only step's state, where the gradient of its cell state has come through that too.
+        """
         rows: dict[Key, Jacobian] = {}
         first: dict[int, list[Tensor]] = {}
-        gradient = None if arrived.states is None else self.sequences.padded(arrived.states.to(self._dtype))
+        arrived = arrived.to(self._dtype)
+        gradient = self.sequences.padded(arrived) if of == "states" else None
         for layer in reversed(range(self.layers)):
             x, reached = (self.sequences.padded(tensor) for tensor in (self._into(layer), self._out_of(layer)))
             gradient = torch.zeros_like(reached) if gradient is None else gradient
@@ -172,11 +178,18 @@ class Unrolled:
             for place, turn, part in self._parts(layer, reached.shape[2] // self.directions):
                 weights = Direction(**{name: kept().to(self._dtype) for name, kept in self.params[place].items()})
                 begun = [state()[place].to(self._dtype) for state in self.states]
-                inputs, states = turn(x), turn(reached[..., part])
+                inputs, states, outside = turn(x), turn(reached[..., part]), turn(gradient[..., part])
                 before = torch.cat([begun[0].unsqueeze(0), states[:-1]])
-                steps = self._steps(weights, inputs, before, states, begun)
-                found = steps.back(*self._ending(place, steps, turn(gradient[..., part]), arrived))
-                for name, jacobian in self._rows(found, inputs, before, steps).items():
+                if of == "last":
+                    outside = self.sequences.with_last(outside, arrived[place])
+                if self.kind == "lstm":
+                    ending = partial(self._of_cells, arrived[place], through) if of == "last_cell" else None
+                    found = long_short(weights, inputs, before, outside, first_cell=begun[1], outside_cells=ending)
+                elif self.kind == "gru":
+                    found = gated(weights, inputs, before, outside)
+                else:
+                    found = plain(weights, states, outside, relu="relu" in self.kind)
+                for name, jacobian in self._rows(found, inputs, before).items():
                     rows[place, name] = jacobian
                 first[place] = [end for end in (found.first, found.first_cell) if end is not None]
                 if layer:
@@ -196,23 +209,12 @@ class Unrolled:
         if self.directions == 2:
             yield layer * self.directions + 1, self.sequences.backwards, slice(reach, None)
 
-    def _steps(self, weights: Direction, x: Tensor, before: Tensor, states: Tensor, begun: Sequence[Tensor]) -> Steps:
-        if self.kind == "lstm":
-            return LongShort(weights, x, before, begun[1])
-        return Gated(weights, x, before) if self.kind == "gru" else Plain(weights, states, relu="relu" in self.kind)
+    def _of_cells(self, last: Tensor, through: Tensor | None, cell_in_state: Tensor) -> Tensor:
+        """Return the gradients of a direction's cell states, but for what comes through later steps."""
+        last = last if through is None else last - through * cell_in_state[0]
+        return self.sequences.with_last(torch.zeros_like(cell_in_state), last)
 
-    def _ending(self, place: int, steps: Steps, outside: Tensor, arrived: Arrived) -> tuple[Tensor, Tensor | None]:
-        """Return a direction's gradients of its states and cell states, but for what comes through later steps."""
-        if arrived.last is not None:
-            outside = self.sequences.with_last(outside, arrived.last[place].to(self._dtype))
-        if arrived.last_cell is None or not isinstance(steps, LongShort):
-            return outside, None
-        cell = arrived.last_cell[place].to(self._dtype)
-        if arrived.through is not None:
-            cell = cell - arrived.through * steps.cell_in_state[0]
-        return outside, self.sequences.with_last(torch.zeros_like(steps.cell_in_state), cell)
-
-    def _rows(self, found: Gradients, x: Tensor, before: Tensor, steps: Steps) -> dict[str, Jacobian]:
+    def _rows(self, found: Gradients, x: Tensor, before: Tensor) -> dict[str, Jacobian]:
         """Return the per-sample gradients of one direction's weights."""
         from_input, from_state = self._by_sample(found.from_input), self._by_sample(found.from_state)
         rows: dict[str, Jacobian] = {
@@ -221,8 +223,8 @@ class Unrolled:
             "b_ih": self._sums(found.from_input),
         }
         rows["b_hh"] = rows["b_ih"] if found.from_state is found.from_input else self._sums(found.from_state)
-        if isinstance(steps, LongShort):
-            rows["w_hr"] = OuterJacobian(self._by_sample(found.states), self._by_sample(steps.unprojected))
+        if found.unprojected is not None:
+            rows["w_hr"] = OuterJacobian(self._by_sample(found.states), self._by_sample(found.unprojected))
         return rows
 
     def _sums(self, steps: Tensor) -> Jacobian:
