@@ -87,7 +87,8 @@ def _figures(summary: Summary, comparison: Comparison | None) -> Table:
             () if comparison is None else (comparison.best_words(figure, words), comparison.range_words(figure, words))
         )
         scored = comparison is not None and comparison.score == figure
-        table.add_row(f"{label} (the score)" if scored else label, words(own), *cells)
+        told = f"{label} (1 - R²)" if summary.deviations is not None and figure.endswith("_error") else label
+        table.add_row(f"{told} (the score)" if scored else told, words(own), *cells)
         if figure == "test_error" and summary.test_loss is not None:
             if comparison is None:
                 table.add_row("test loss", loss_words(summary.test_loss))

@@ -61,8 +61,8 @@ def error_of(wrong: float, targets: Tensor) -> float:
 def _shaped(outputs: Tensor, targets: Tensor) -> Tensor:
     if outputs.shape == targets.shape:
         return outputs
-    if targets.shape[1] == 1 and outputs.shape == targets.shape[:1]:
-        return outputs[:, None]
+    if targets.shape[1] == 1 and outputs.ndim < 2 and outputs.numel() == len(targets):  # (), too, of one example
+        return outputs.reshape(targets.shape)
     raise ConfigError(
         f"key 'model': expected outputs of shape {tuple(targets.shape)}, one a quantity, got {tuple(outputs.shape)}"
     )

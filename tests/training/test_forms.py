@@ -139,7 +139,9 @@ def test_the_error_of_a_quantity_is_told_in_its_own_unit(tmp_path: Path) -> None
     shown.print(end_view(read_run(tmp_path / "out")))
     assert summary.test_loss is not None
     told = f"test error in its unit (RMSE) {math.sqrt(summary.test_loss) * float(data.deviations[0]):.5g}"
-    assert told in " ".join(shown.export_text().split())
+    shown_text = " ".join(shown.export_text().split())
+    assert told in shown_text
+    assert "test error (1 - R²)" in shown_text
 
 
 def test_outputs_of_another_number_are_refused(tmp_path: Path) -> None:
@@ -152,6 +154,7 @@ def test_outputs_of_another_number_are_refused(tmp_path: Path) -> None:
     one = torch.zeros(8, 1)
     assert mean_loss(torch.ones(8), one) == mean_loss(torch.ones(8, 1), one) == 1.0
     assert mean_loss(torch.ones(8), torch.zeros(8, 1)).shape == ()
+    assert mean_loss(torch.tensor(1.0), torch.zeros(1, 1)) == 1.0  # one example of a network that squeezes
 
 
 def test_a_training_loss_a_hundred_times_that_of_guessing_the_mean_ends_a_run() -> None:

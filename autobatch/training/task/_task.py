@@ -53,6 +53,9 @@ DIGITS_TEST_SHARE = 2 / 9
 TEST_SHARE = 0.2
 """Share of a csv, npz or text held out for testing where the task names none."""
 
+SGD_OF_QUANTITIES = 0.01
+"""Base learning rate of SGD for a squared error, which diverges sooner than a cross entropy."""
+
 
 def _check_ascending(values: tuple[float, ...]) -> tuple[float, ...]:
     if any(later <= earlier for earlier, later in pairwise(values)):
@@ -272,9 +275,10 @@ class OptimizerSpec(_Spec):
         nesterov: whether SGD's momentum is Nesterov's; on by default for SGD with momentum.
         weight_decay: L2 coefficient of SGD, Adam, RMSprop, Adagrad and Padam, decoupled decay of the others; by default
             0 for Adam, RMSprop and Adagrad, 0.0001 for the others.
-        lr: base learning rate where the policy leaves it open; where nothing is said, 0.1 for SGD, Padam and K-FAC,
-            0.001 for Adam, AdamW and RMSprop, 0.01 for Adagrad, 0.0001 for mini-block Fisher, and 1 for natural
-            gradients and for Prodigy, a factor on what it finds. One of your own needs it.
+        lr: base learning rate where the policy leaves it open; where nothing is said, 0.1 for SGD (0.01 where it
+            predicts a quantity), Padam and K-FAC, 0.001 for Adam, AdamW and RMSprop, 0.01 for Adagrad, 0.0001 for
+            mini-block Fisher, and 1 for natural gradients and for Prodigy, a factor on what it finds. One of your own
+            needs it.
         settings: further arguments: ``beta2``, ``eps`` and ``amsgrad`` of Adam and AdamW; ``alpha``, ``eps`` and
             ``centered`` of RMSprop; ``lr_decay``, ``initial_accumulator_value`` and ``eps`` of Adagrad; those of an
             optimizer of ``autobatch.optim``, such as ``{damping: 0.01}``; whatever your own takes.
@@ -465,7 +469,7 @@ class TaskSpec(_Spec):
     name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
     dataset: DatasetSpec
     model: ModelSpec
-    optimizer: OptimizerSpec = Field(default_factory=OptimizerSpec)
+    optimizer: OptimizerSpec = Field(default_factory=OptimizerSpec, validate_default=True)
     schedule: ScheduleSpec = Field(default_factory=ScheduleSpec)
     batch_sizes: Annotated[tuple[PositiveInteger, ...], Field(min_length=1), Ascending] = _USUAL_SIZES
     learning_rates: Annotated[tuple[LearningRate, ...], Field(min_length=1), Ascending] = Field(
@@ -491,6 +495,8 @@ class TaskSpec(_Spec):
         dataset = info.data.get("dataset")  # absent where it has a fault of its own
         if dataset is not None and dataset.quantity and optimizer.name == "natural-gradient":
             raise ValueError("natural-gradient is for classes, over which it takes expectations, not for a quantity")
+        if dataset is not None and dataset.quantity and optimizer.name == "sgd" and optimizer.lr is None:
+            return optimizer.model_copy(update={"lr": SGD_OF_QUANTITIES})
         return optimizer
 
     @field_validator("measuring")

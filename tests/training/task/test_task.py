@@ -278,3 +278,14 @@ def test_a_sketch_makes_beacons_of_its_own():
     assert exact == TaskSpec(**MINIMAL).fingerprint_payload("data", 10)
     assert sketched == {**exact, "measuring": {"measure": "sketched", "sketch_rows": 4096}}
     assert smaller == {**exact, "measuring": {"measure": "sketched", "sketch_rows": 64}}
+
+
+def test_sgd_has_a_lower_usual_rate_for_a_quantity(tmp_path):
+    quantity = {"name": "csv:x", "target": "y", "predict": "quantity"}
+    facts = {"dataset": quantity, "model": {"name": "mlp"}}
+    for optimizer, rate in (({}, 0.01), ({"optimizer": {"lr": 0.2}}, 0.2), ({"optimizer": {"name": "adamw"}}, 0.001)):
+        task = TaskSpec(name="t", epochs=1, **facts, **optimizer)
+        assert task.optimizer.base_lr == rate
+        assert rate in task.learning_rates
+        assert task.around
+    assert TaskSpec(name="t", epochs=1, dataset={"name": "digits"}, model={"name": "mlp"}).optimizer.base_lr == 0.1
