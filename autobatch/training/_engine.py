@@ -156,18 +156,19 @@ def _check_own_model(task: TaskSpec, data: Data, *, trust_code: bool) -> None:
             raise
         said = f"{type(error).__name__}: {first_line(error)}"
         raise ConfigError(f"{own} fails on examples of shape {given}: {said}") from error
-    found_shape = tuple(outputs.shape) if isinstance(outputs, Tensor) else ()
+    found = tuple(outputs.shape) if isinstance(outputs, Tensor) else ()
+    count = len(targets)
     if targets.is_floating_point():
-        names, expected = "(N, quantities)", (2, data.outputs)
-        fits = found_shape in {expected, (2,) if data.outputs == 1 else expected}
+        names, expected = "(N, quantities)", (count, data.outputs)
+        fits = found == expected or (data.outputs == 1 and found == (count,))
     else:
-        names, expected = "(N, classes)", (2, data.num_classes, *targets.shape[1:])
+        names, expected = "(N, classes)", (count, data.num_classes, *targets.shape[1:])
         names = names if targets.ndim == 1 else "(N, classes, places)"
-        classes = found_shape[1] if len(found_shape) > 1 else 0
-        fits = classes >= data.num_classes and found_shape == (2, classes, *targets.shape[1:])
+        classes = found[1] if len(found) > 1 else 0  # more than there are do no harm
+        fits = classes >= data.num_classes and found == (count, classes, *targets.shape[1:])
     if not fits:
-        what = f"outputs of shape {found_shape}" if isinstance(outputs, Tensor) else f"a {type(outputs).__name__}"
-        raise ConfigError(f"{own} gives {what} of 2 examples, expected {names} = {expected}")
+        what = f"outputs of shape {found}" if isinstance(outputs, Tensor) else f"a {type(outputs).__name__}"
+        raise ConfigError(f"{own} gives {what} of {count} examples, expected {names} = {expected}")
 
 
 def scales_its_steps(task: TaskSpec, data: Data, *, trust_code: bool) -> bool:

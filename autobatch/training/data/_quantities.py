@@ -27,7 +27,7 @@ def standardise(values: np.ndarray, parts: Mapping[str, Tensor], what: str) -> t
     train = values[parts["train"].numpy()]
     deviations = np.where(train.min(axis=0) < train.max(axis=0), train.std(axis=0), 0.0)
     if not (deviations > 0.0).all():
-        place = f" {int(np.argmin(deviations > 0.0))}" if values.shape[1] > 1 else ""
+        place = f" column {int(np.argmin(deviations > 0.0))}" if values.shape[1] > 1 else ""
         raise DataError(f"{what}: expected a quantity that differs, found{place} the same throughout the training part")
     scaled = (values - train.mean(axis=0)) / deviations
     for part, rows in parts.items():
