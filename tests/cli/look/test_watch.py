@@ -194,7 +194,7 @@ def test_ctrl_c_leaves_quietly(home, watch, monkeypatch):
 def test_a_run_that_nobody_trains_any_more_is_told(home):
     place, clock = home / "runs" / "follow", Clock()
     (place / "summary.json").unlink()
-    clock.now = (place / "epochs.jsonl").stat().st_mtime
+    clock.now = math.ceil((place / "epochs.jsonl").stat().st_mtime)  # whole, so that ten seconds are ten
     watched = RunWatch(place, lambda: clock.now)
     record, lines = watched.look(), RunLines()
     assert watched.silence() < 5.0
