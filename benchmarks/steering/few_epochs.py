@@ -13,13 +13,13 @@ task's library, scouts charged.
 
 import json
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from unittest import mock
 
 import numpy as np
 
-from autobatch.beacons import BeaconLibrary
+from autobatch.beacons import BeaconLibrary, CostTable
 from autobatch.control.run._files import read_lines
 from autobatch.policies import PolicySpec, load_policy_spec
 from autobatch.policies.steer._search import start_without_scouts
@@ -40,6 +40,7 @@ EPOCHS = {
 }
 """The tasks, and how many epochs each is trained for: between 300 and 800 steps of 32."""
 
+FIGURES = ("validation_loss", "test_loss", "test_error", "optimizer_steps", "examples", "scouts")
 SIZES = (8, 16, 32, 64, 128)
 GRID_SEED, SEEDS = 7, range(910, 914)
 LONGER = "middle, an epoch more"
@@ -57,11 +58,15 @@ def train(task: TaskSpec, name: str, policy: PolicySpec, seed: int, data_dir: Pa
     costs = BeaconLibrary.load(ENVS / name).costs
     assert costs is not None
     config = RunConfig(task=task, policy=policy, seed=seed, device="cpu", data_dir=data_dir, measure=False, costs=costs)
+    return trained(config, costs, (*FIGURES, "stopped_because"))
+
+
+def trained(config: RunConfig, costs: CostTable, figures: Sequence[str]) -> pages.Row:
+    """Train one run and return its figures, the time by a cost table among them."""
     with tempfile.TemporaryDirectory() as folder:
         out = Path(folder) / "run"
         summary = run(config, out)
         seconds = modelled_seconds(load_epochs(out), costs, summary.scouts)
-    figures = ("validation_loss", "test_loss", "test_error", "optimizer_steps", "examples", "scouts", "stopped_because")
     return {**{figure: getattr(summary, figure) for figure in figures}, "modelled_seconds": seconds}
 
 
@@ -83,7 +88,12 @@ def missing(name: str) -> Iterator[tuple[str, TaskSpec, PolicySpec, int]]:
 
 def best_of(name: str) -> tuple[int, float]:
     """Return the configuration of a task's grid with the lowest validation loss."""
-    rows = [row for row in read_lines(RESULTS) if (row["task"], row["seed"]) == (name, GRID_SEED)]
+    return lowest(RESULTS, name, GRID_SEED)
+
+
+def lowest(results: Path, name: str, seed: int) -> tuple[int, float]:
+    """Return which configuration of a task ends lowest in validation loss, of those trained on a seed."""
+    rows = [row for row in read_lines(results) if (row["task"], row["seed"]) == (name, seed)]
     best = min(rows, key=lambda row: row["validation_loss"] or np.inf)["policy"]
     size, lr = best.removeprefix("s").split("-lr")
     return int(size), float(lr)

@@ -11,7 +11,6 @@ best of it, `steer`, and `steer` with the larger batches that many examples ask 
 """
 
 import json
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from unittest import mock
@@ -23,9 +22,9 @@ from autobatch.beacons import CostTable
 from autobatch.control.run._files import read_lines
 from autobatch.policies import PolicySpec, load_policy_spec
 from autobatch.policies.steer import _search
-from autobatch.report._comparison import modelled_seconds
-from autobatch.training import RunConfig, TaskSpec, calibrate, load_data, load_epochs, run
+from autobatch.training import RunConfig, TaskSpec, calibrate, load_data
 from benchmarks import pages
+from benchmarks.steering.few_epochs import FIGURES, lowest, trained
 
 RESULTS = pages.RESULTS / "steer_whole_files.jsonl"
 SGD, ADAMW = {"name": "sgd"}, {"name": "adamw", "weight_decay": 0.01}
@@ -70,12 +69,7 @@ def costs_of(name: str, data_dir: Path | None) -> CostTable:
 def train(task: TaskSpec, policy: PolicySpec, seed: int, costs: CostTable, data_dir: Path | None) -> pages.Row:
     """Train one run and return its figures."""
     config = RunConfig(task=task, policy=policy, seed=seed, device="cpu", data_dir=data_dir, costs=costs)
-    with tempfile.TemporaryDirectory() as folder:
-        out = Path(folder) / "run"
-        summary = run(config, out)
-        seconds = modelled_seconds(load_epochs(out), costs, summary.scouts)
-    figures = ("validation_loss", "test_loss", "test_error", "optimizer_steps", "examples", "scouts", "batch_sizes")
-    return {**{figure: getattr(summary, figure) for figure in figures}, "modelled_seconds": seconds}
+    return trained(config, costs, (*FIGURES, "batch_sizes"))
 
 
 def missing(name: str) -> Iterator[tuple[str, TaskSpec, PolicySpec, int]]:
@@ -85,17 +79,9 @@ def missing(name: str) -> Iterator[tuple[str, TaskSpec, PolicySpec, int]]:
         for lr in TASKS[name][-1]:
             yield f"s{size}-lr{lr:g}", fixed, PolicySpec.fixed(size, lr), GRID_SEED
     for seed in SEEDS:
-        yield "best", fixed, PolicySpec.fixed(*best_of(name)), seed
+        yield "best", fixed, PolicySpec.fixed(*lowest(RESULTS, name, GRID_SEED)), seed
         yield "steer", task, load_policy_spec("steer"), seed
         yield LARGER, task, load_policy_spec("steer"), seed
-
-
-def best_of(name: str) -> tuple[int, float]:
-    """Return the configuration of a task's grid with the lowest validation loss."""
-    rows = [row for row in read_lines(RESULTS) if (row["task"], row["seed"]) == (name, GRID_SEED)]
-    best = min(rows, key=lambda row: row["validation_loss"] or np.inf)["policy"]
-    size, lr = best.removeprefix("s").split("-lr")
-    return int(size), float(lr)
 
 
 def run_all(tasks: list[str], data_dir: Path | None) -> None:
@@ -133,7 +119,7 @@ def page() -> None:
         errors = {policy: 100.0 * np.mean([row["test_error"] for row in found]) for policy, found in own.items()}
         apart = [means[policy][figure] - means["best"][figure] for policy in ("steer", LARGER) for figure in (0, 1)]
         every.append(apart)
-        size, lr = best_of(name)
+        size, lr = lowest(RESULTS, name, GRID_SEED)
         cells = [name, f"{own['best'][0]['examples']:,}", f"`s{size}-lr{lr:g}`", f"{np.exp(means['best'][0]):.4g}"]
         cells.append(f"{errors['best']:.2f} %")
         for place, policy in enumerate(("steer", LARGER)):

@@ -14,8 +14,8 @@ from autobatch.beacons import QUANTITY
 from autobatch.training.data._files import find_own_file
 from autobatch.training.data._parts import Prepared
 from autobatch.training.data._quantities import standardise
-from autobatch.training.data._splits import draw_subset, split_off
-from autobatch.training.task import TEST_SHARE, DatasetSpec
+from autobatch.training.data._splits import parts_of
+from autobatch.training.task import DatasetSpec
 
 _NEEDED: Final = ("inputs", "targets")
 _TESTS: Final = ("test_inputs", "test_targets")
@@ -52,27 +52,20 @@ def prepare_arrays(spec: DatasetSpec, data_dir: Path) -> Prepared:
     if inputs.dtype != torch.uint8 and (spec.augmentation, spec.evaluation) != ("none", "plain"):
         raise DataError(f"{path}: 'augmentation' and 'evaluation' are for uint8 images, and its inputs are others")
     targets, own = _joined(arrays, "targets", path), len(arrays["inputs"])
-    labels, num_classes = (None, QUANTITY) if spec.quantity else _as_classes(targets, path)
-    strata = labels if labels is not None and labels.ndim == 1 else torch.zeros(len(targets), dtype=torch.int64)
-    if "test_inputs" in arrays:
-        kept, test = torch.arange(own), torch.arange(own, len(inputs))
+    own_test, alike = own if "test_inputs" in arrays else None, torch.zeros(len(targets), dtype=torch.int64)
+    deviations = None
+    if spec.quantity:
+        quantities = _as_quantities(targets, path)
+        predicted, num_classes, parts = torch.from_numpy(quantities), QUANTITY, parts_of(alike, spec, own_test)
+        labels, deviations = standardise(quantities, parts, f"{path}: array 'targets'")
     else:
-        kept, test = split_off(strata, TEST_SHARE if spec.test is None else spec.test, spec.split_seed, "test")
-    if spec.subset is not None:
-        kept = kept[draw_subset(strata[kept], spec.subset, spec.split_seed)]
-    train, validation = split_off(strata[kept], spec.validation, spec.split_seed, "validation")
-    parts = {"train": kept[train], "validation": kept[validation], "test": test}
-    deviations, said = None, labels
-    if labels is None:
-        values = _as_quantities(targets, path)
-        labels, deviations = standardise(values, parts, f"{path}: array 'targets'")
-        said = torch.from_numpy(values)
-    assert said is not None
+        labels, num_classes = _as_classes(targets, path)
+        predicted, parts = labels, parts_of(labels if labels.ndim == 1 else alike, spec, own_test)
     tensors: dict[str, Tensor] = {}
     hashed: dict[str, Tensor] = {}
     for part, rows in parts.items():
         tensors |= {f"{part}_inputs": inputs[rows], f"{part}_labels": labels[rows]}
-        hashed |= {f"{part}_inputs": inputs[rows], f"{part}_labels": said[rows]}
+        hashed |= {f"{part}_inputs": inputs[rows], f"{part}_labels": predicted[rows]}
     return Prepared(tensors, num_classes=num_classes, hashed=hashed, deviations=deviations)
 
 

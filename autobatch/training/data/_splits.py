@@ -5,6 +5,7 @@ from torch import Tensor
 
 from autobatch._errors import DataError
 from autobatch.control.batches import derive_generator
+from autobatch.training.task import TEST_SHARE, DatasetSpec
 
 
 def draw_stratified(labels: Tensor, count: int, generator: torch.Generator) -> Tensor:
@@ -78,3 +79,27 @@ def split_off(labels: Tensor, share: float, seed: int, part: str) -> tuple[Tenso
     stays = torch.ones(len(labels), dtype=torch.bool)
     stays[chosen] = False
     return torch.nonzero(stays).squeeze(1), chosen
+
+
+def parts_of(strata: Tensor, spec: DatasetSpec, own: int | None = None) -> dict[str, Tensor]:
+    """Cut examples into a task's three parts.
+
+    Args:
+        strata: int64, (N,): what each part gets its share of, classes or zeros.
+        spec: the shares, the subset and the seed.
+        own: how many come first that are not of a test part of its own; None where one is to be drawn.
+
+    Returns:
+        Ascending indices of ``"train"``, ``"validation"`` and ``"test"``.
+
+    Raises:
+        DataError: a part would be empty, or the subset is larger than what is left for it.
+    """
+    if own is None:
+        kept, test = split_off(strata, TEST_SHARE if spec.test is None else spec.test, spec.split_seed, "test")
+    else:
+        kept, test = torch.arange(own), torch.arange(own, len(strata))
+    if spec.subset is not None:
+        kept = kept[draw_subset(strata[kept], spec.subset, spec.split_seed)]
+    train, validation = split_off(strata[kept], spec.validation, spec.split_seed, "validation")
+    return {"train": kept[train], "validation": kept[validation], "test": test}

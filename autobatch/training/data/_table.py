@@ -14,8 +14,8 @@ from autobatch.training.data._csv import Column, parse_csv
 from autobatch.training.data._files import read_own_file
 from autobatch.training.data._parts import Prepared
 from autobatch.training.data._quantities import standardise
-from autobatch.training.data._splits import draw_subset, split_off
-from autobatch.training.task import TEST_SHARE, DatasetSpec
+from autobatch.training.data._splits import parts_of
+from autobatch.training.task import DatasetSpec
 
 MAX_CATEGORIES: Final = 1000
 """A column of more different texts is a key or free text, not a category."""
@@ -49,19 +49,14 @@ def prepare_table(spec: DatasetSpec, data_dir: Path) -> Prepared:
             if name not in columns:
                 raise DataError(f"{path}: key 'dataset.{key}': no column {name!r}; {near_names(str(name), columns)}")
     target = columns.pop(str(spec.target))
-    values = _quantity(target) if spec.quantity else None
-    labels, num_classes = (
-        _classes(target) if values is None else (torch.zeros(len(values), dtype=torch.int64), QUANTITY)
-    )
-    kept, test = split_off(labels, TEST_SHARE if spec.test is None else spec.test, spec.split_seed, "test")
-    if spec.subset is not None:
-        kept = kept[draw_subset(labels[kept], spec.subset, spec.split_seed)]
-    train, validation = split_off(labels[kept], spec.validation, spec.split_seed, "validation")
-    parts = {"train": kept[train], "validation": kept[validation], "test": test}
-    deviations, predicted = None, labels
-    if values is not None:
-        labels, deviations = standardise(values, parts, f"{path}: column {target.name!r}")
-        predicted = torch.from_numpy(values)
+    quantity, deviations = _quantity(target) if spec.quantity else None, None
+    if quantity is None:
+        labels, num_classes = _classes(target)
+        predicted, parts = labels, parts_of(labels, spec)
+    else:
+        predicted, num_classes = torch.from_numpy(quantity), QUANTITY
+        parts = parts_of(torch.zeros(len(quantity), dtype=torch.int64), spec)
+        labels, deviations = standardise(quantity, parts, f"{path}: column {target.name!r}")
     features: list[np.ndarray] = []
     said: list[np.ndarray] = []  # a standard deviation may differ in its last bit between machines; this does not
     for column in columns.values():
