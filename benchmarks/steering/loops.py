@@ -393,7 +393,8 @@ def page_of_few(found: dict[tuple[str, str, int], Row]) -> None:
         end = math.exp(fmean(logarithm(row, "test_loss") for row in theirs))
         lines.append(f"| {name} | `{best}` | {end:.4g} | {starts} | {_told(figures[-1])} |")
     if figures:
-        lines.append(f"| mean | | | | {_told(list(np.mean(figures, 0)))} |")
+        for what, over in (("mean", np.mean), ("median", np.median)):
+            lines.append(f"| {what} | | | | {_told(list(over(figures, 0)))} |")
         middle, chosen = np.mean(simple, 0)
         lines += [
             "",
