@@ -169,6 +169,7 @@ class Training(Parts):
             shares_loss=settings.task.shares_loss,
             periods=self.course.periods,
             around=rates.around or self._has_scouts_rates(),
+            example_seconds={} if settings.scouts is None else dict(settings.scouts.timed.seconds),
         )
 
     def _has_scouts_rates(self) -> bool:

@@ -5,7 +5,7 @@ A policy is asked once before the first epoch and once after every epoch. It see
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
@@ -44,6 +44,7 @@ class TaskInfo:
         periods: decision periods of an epoch; in a loop of somebody's own validation figures are new after the last.
         scouts_go_on: whether a scout that ends within an epoch can be gone on with.
         around: whether the learning rates lie around the optimizer's own, further than is mostly needed.
+        example_seconds: seconds of an example by batch size, where somebody's own loop was timed; of a few sizes only.
     """
 
     name: str
@@ -66,6 +67,7 @@ class TaskInfo:
     periods: int = 1
     scouts_go_on: bool = False
     around: bool = False
+    example_seconds: Mapping[int, float] = field(default_factory=dict)
 
     def told(self, number: float) -> str:
         """Return decision periods as a person reads them: ``"2 epochs"`` or ``"0.286 epochs"``."""

@@ -12,7 +12,7 @@ from autobatch.policies.steer._forks import Fork, ForkChoice, Forking, ForkingPo
 from autobatch.policies.steer._noise import MeasuringPolicy
 from autobatch.policies.steer._overfit import RewindingPolicy
 from autobatch.policies.steer._policy import SteerParameters, SteerPolicy
-from autobatch.policies.steer._report import ScoutReport, TrainedScout
+from autobatch.policies.steer._report import ScoutReport, TimedSizes, TrainedScout
 from autobatch.policies.steer._scouts import (
     AT_ONCE,
     DID_NOT_FIT,
@@ -29,6 +29,7 @@ from autobatch.policies.steer._search import (
     PacingPolicy,
     affordable,
     clearly_worse,
+    sizes_to_time,
     usual_rates,
     usual_sizes,
     within_memory,
@@ -58,11 +59,13 @@ __all__ = [
     "ScoutingPolicy",
     "SteerParameters",
     "SteerPolicy",
+    "TimedSizes",
     "TrainedScout",
     "affordable",
     "clearly_worse",
     "hopeless",
     "no_worse",
+    "sizes_to_time",
     "usual_rates",
     "usual_sizes",
     "within_memory",

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from autobatch._plain import Plain
 from autobatch.policies._wording import configuration, duration, figure, in_epochs, percent
 from autobatch.policies.steer._scouts import LEARNT_NOTHING, Scout, ScoutChoice, best_of
 from autobatch.policies.steer._search import SIZE
@@ -41,6 +42,24 @@ class TrainedScout:
 
 
 @dataclass(frozen=True)
+class TimedSizes(Plain):
+    """What examples take in a loop at the batch sizes that scouts of many examples may train at.
+
+    Attributes:
+        seconds: (batch size, seconds of an example); none where the loop could not be timed.
+        took: wall time of the call of the loop that found it.
+    """
+
+    seconds: tuple[tuple[int, float], ...] = ()
+    took: float = 0.0
+
+    def __post_init__(self) -> None:
+        """Refuse what nobody can have timed; a ValueError."""
+        if len(self.seconds) not in {0, 2} or not all(0.0 < taken < math.inf for _, taken in self.seconds):
+            raise ValueError(f"expected seconds of two batch sizes, got {self.seconds}")
+
+
+@dataclass(frozen=True)
 class ScoutReport:
     """What ``autobatch.scout`` came to; printing it gives sentences.
 
@@ -62,6 +81,7 @@ class ScoutReport:
         guessing: training loss before anything is learnt; None where no scout has heard one.
         periods: decision periods of an epoch.
         own_rate: the optimizer's own learning rate, where those to choose from lie around it; else None.
+        timed: what examples take, where that was found out before the scouts.
     """
 
     choice: ScoutChoice
@@ -81,6 +101,7 @@ class ScoutReport:
     guessing: float | None = None
     periods: int = 1
     own_rate: float | None = None
+    timed: TimedSizes = TimedSizes()
 
     @property
     def scouts(self) -> tuple[Scout, ...]:
@@ -104,8 +125,8 @@ class ScoutReport:
 
     @property
     def seconds(self) -> float:
-        """Wall time of all scouts."""
-        return math.fsum(one.seconds for one in self.trained) + self.failed_seconds
+        """Wall time of all scouts, and of finding out what examples take."""
+        return math.fsum(one.seconds for one in self.trained) + self.failed_seconds + self.timed.took
 
     @property
     def charged_seconds(self) -> float:
@@ -227,4 +248,10 @@ class ScoutReport:
             whole = duration(seconds * self.epochs / self.periods)
             all_of = in_epochs(self.epochs, self.periods)
             lines.append(f"at s{size} an epoch takes {duration(seconds)}, all {all_of} {whole}")
+        if self.timed.seconds:
+            (usual, longer), (wanted, shorter) = self.timed.seconds
+            lines.append(
+                f"an example takes {figure(longer / shorter)} times as long at s{usual} as at s{wanted}, by a few steps "
+                "of each"
+            )
         return lines

@@ -139,7 +139,9 @@ def plan_scouts(
         examples = f"a training of {task.train_size * task.epochs:,} examples"
         notes.append(f"{examples} has steps enough with batches of {_size(task)}: no smaller one is tried")
     elif small_are_cheap(task):
-        notes.append(f"an example takes hardly longer with batches of {_size(task)} than with larger ones")
+        usual, wanted = _both_sizes(task)
+        times = f"only {figure(times_longer(task) or 1.0)} times as long"
+        notes.append(f"an example takes {times} with batches of {usual} as with {wanted}, so no larger ones are needed")
     if not many_steps(task) and room > taken and math.isfinite(hardly):
         smaller = _smaller(task, _size(task))
         if settled:
@@ -379,19 +381,54 @@ def many_steps(task: TaskInfo) -> bool:
 
 
 def small_are_cheap(task: TaskInfo) -> bool:
-    """Say whether a training of many examples takes hardly longer with batches of ``SIZE``, by the cost table.
+    """Say whether a training of many examples takes hardly longer with batches of ``SIZE`` than with larger ones.
 
     Args:
         task: the task.
 
     Returns:
-        Whether it does, and batches need not be larger; False where there is no cost table.
+        Whether it does, by the cost table or as the loop was timed, and batches need not be larger; False where nobody
+        knows.
     """
-    usual, wanted = nearest_size(task.batch_sizes, 0), nearest_size(task.batch_sizes, task.train_size * task.epochs)
-    if usual == wanted or task.costs is None:
-        return False
-    one, other = (task.costs.training_seconds(size, 1.0) / size for size in (usual, wanted))
-    return one <= HARDLY_LONGER * other
+    times = times_longer(task)
+    return times is not None and times <= HARDLY_LONGER
+
+
+def times_longer(task: TaskInfo) -> float | None:
+    """Return how many times as long an example takes with batches of ``SIZE`` as with those that many examples ask for.
+
+    Args:
+        task: the task.
+
+    Returns:
+        The ratio; None where both are the same size, and where nobody knows.
+    """
+    if not (sizes := _both_sizes(task)):
+        return None
+    if task.costs is not None:
+        one, other = (task.costs.training_seconds(size, 1.0) / size for size in sizes)
+    elif all(size in task.example_seconds for size in sizes):
+        one, other = (task.example_seconds[size] for size in sizes)
+    else:
+        return None
+    return one / other
+
+
+def sizes_to_time(task: TaskInfo) -> tuple[int, ...]:
+    """Return the batch sizes whose seconds decide how scouts of a training of many examples train.
+
+    Args:
+        task: the task.
+
+    Returns:
+        The rung next to ``SIZE`` and the larger one; none where they are the same, and where a cost table knows them.
+    """
+    return _both_sizes(task) if task.costs is None else ()
+
+
+def _both_sizes(task: TaskInfo) -> tuple[int, ...]:
+    usual, wanted = (nearest_size(task.batch_sizes, many) for many in (0, task.train_size * task.epochs))
+    return () if usual == wanted else (usual, wanted)
 
 
 def has_larger_batches(task: TaskInfo) -> bool:

@@ -5,7 +5,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 
@@ -15,9 +15,11 @@ from autobatch._plain import Plain
 from autobatch.beacons import BeaconKey
 from autobatch.control.run._files import load_json, read_whole, write_json
 from autobatch.policies import Scout
-from autobatch.policies.steer import TrainedScout
+from autobatch.policies.steer import TimedSizes, TrainedScout
 
 _VERSION = 1
+_TIMED = "timed.json"
+_Kept = TypeVar("_Kept", bound=Plain)
 
 
 @dataclass(frozen=True)
@@ -119,11 +121,20 @@ class ScoutFolder:
     def read(self, batch_size: int, lr: float, seed: int) -> KeptScout | None:
         """Return a scout; None where there is none."""
         place = self._place(batch_size, lr, seed)
-        return _read(place) if place.exists() else None
+        return _read(place, KeptScout) if place.exists() else None
+
+    def write_timed(self, timed: TimedSizes) -> None:
+        """Keep what examples take."""
+        write_json(self._out / _TIMED, {"version": _VERSION, **timed.to_dict()})
+
+    def timed(self) -> TimedSizes | None:
+        """Return what examples take; None where nobody has tried to find out."""
+        path = self._out / _TIMED
+        return _read(path, TimedSizes) if path.exists() else None
 
     def all(self) -> list[KeptScout]:
         """Return all scouts, by name."""
-        return [_read(path) for path in sorted(self._out.glob("b*-lr*-s*.json"))]
+        return [_read(path, KeptScout) for path in sorted(self._out.glob("b*-lr*-s*.json"))]
 
     def state(self, kept: KeptScout) -> Any:
         """Return what a scout's loop returned to go on from, on the CPU; None where there is none."""
@@ -143,7 +154,7 @@ class ScoutFolder:
 
     def clear(self) -> None:
         """Delete all scouts."""
-        for path in sorted(self._out.glob("b*-lr*-s*")):
+        for path in [*sorted(self._out.glob("b*-lr*-s*")), self._out / _TIMED]:
             if path.suffix in {".json", ".pt"}:
                 with naming_output(path, "deleted"):
                     path.unlink(missing_ok=True)
@@ -168,10 +179,11 @@ def _dumped(state: Any) -> bytes:
     return buffer.getvalue()
 
 
-def _read(path: Path) -> KeptScout:
-    def kept(state: dict[str, Any]) -> KeptScout:
+def _read(path: Path, kind: type[_Kept]) -> _Kept:
+    def kept(state: dict[str, Any]) -> _Kept:
         if state["version"] != _VERSION:
             raise ValueError("it is of another version")
-        return KeptScout.from_dict(state)
+        return kind.from_dict(state)
 
-    return load_json(path, "scout", kept, "; delete it to train this scout anew")
+    what, again = ("scout", "train this scout") if kind is KeptScout else ("timing of a loop", "time the loop")
+    return load_json(path, what, kept, f"; delete it to {again} anew")

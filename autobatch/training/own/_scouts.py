@@ -25,12 +25,13 @@ from autobatch.control.settings import AROUND
 from autobatch.control.settings._own_task import check_scouts_loop
 from autobatch.policies import Scout, ScoutChoice, ScoutPlan, ScoutReport, SteerParameters, SteerPolicy, TaskInfo
 from autobatch.policies._wording import configuration, count, percent
-from autobatch.policies.steer import DID_NOT_FIT, MOST, within_memory
+from autobatch.policies.steer import DID_NOT_FIT, MOST, TimedSizes, sizes_to_time, within_memory
 from autobatch.training.own._cell import Train
 from autobatch.training.own._fingerprint import code_fingerprint
 from autobatch.training.own._options import grouped, words_before, words_of
 from autobatch.training.own._scout_cell import NothingToScoutError, ScoutCell
 from autobatch.training.own._scout_files import KeptScout, ScoutFolder
+from autobatch.training.own._timing_cell import TimingCell
 
 NEARLY_WHOLE = 0.8
 """Share of their rates from which scouts are said to have trained at them."""
@@ -93,6 +94,9 @@ def scout(
     Where ``train`` raises, never attaches the controller or returns too early, that scout is left out, a
     ``UserWarning`` says why, and the others go on. Where none is left the report says so, and the training starts in
     the middle of what may be chosen; where all have diverged, at the lowest rate.
+
+    Where the training sees so many examples that larger batches come in question, one call more comes first: a few
+    steps of two sizes are timed, and where an example takes hardly longer with the smaller one, scouts train with that.
 
     Where ``train`` returns a mapping with ``"state"``, such as ``{"model": model.state_dict(), "optimizer":
     optimizer.state_dict(), "controller": controller.state_dict()}``, the winner's is kept as ``report.state``: a loop
@@ -218,6 +222,7 @@ class _Scouting:
         self._plan: ScoutPlan | None = None
         self._task: TaskInfo | None = None
         self._loop: Mapping[str, Any] = {}
+        self._timed: TimedSizes | None = None
         self._earlier = self._called = self._on_accelerator = False
         self._code = code_fingerprint(train)
 
@@ -281,6 +286,7 @@ class _Scouting:
             if self._decided_between_epochs(kept):
                 self._forget("decisions between epochs alone, not within them")
                 return
+        self._timed = (self._folder.timed() or TimedSizes()) if found else None
         for kept in found:
             self._earlier, self._loop = True, kept.loop
             self._plan_of(_task(self._arguments, kept))
@@ -299,17 +305,22 @@ class _Scouting:
         self._folder.clear()
         self._kept, self._made, self._failed, self._failed_seconds, self._untrained = [], [], {}, 0.0, 0
         self._too_large = set()
-        self._plan = self._task = None
+        self._plan = self._task = self._timed = None
         self._loop, self._earlier = {}, False
 
     def _plan_of(self, task: TaskInfo) -> ScoutPlan:
         if task.around and self._task is not None:
             self._check_same(task)
+        if self._timed is None and sizes_to_time(task):
+            raise _UntimedError(task)
         score = self._score or _score_of(self._kept)
-        self._task = replace(task, guessing=_guessing(self._kept), score=score)
+        self._task = self._as_timed(replace(task, guessing=_guessing(self._kept), score=score))
         self._policy.reset(self._task, None)
         self._plan = self._policy.scouts(self._done())
         return self._plan
+
+    def _as_timed(self, task: TaskInfo) -> TaskInfo:
+        return replace(task, example_seconds=dict(self._timed.seconds) if self._timed else {})
 
     def _check_same(self, task: TaskInfo) -> None:
         """Refuse a loop whose rates and sizes to choose from are others than those of the scouts before."""
@@ -369,6 +380,9 @@ class _Scouting:
             cell.check_end()
         except NothingToScoutError:
             return None
+        except _UntimedError as untimed:
+            self._time(untimed.task)
+            return self._trained(place)
         except (_OtherLoopError, _StaleError, OutputError):
             raise
         except AutoBatchError as error:
@@ -405,12 +419,19 @@ class _Scouting:
         )
         return kept
 
+    def _time(self, task: TaskInfo) -> None:
+        """Find out what examples take in the loop."""
+        self._timed = TimingCell(task, self._arguments).timed(self._train)
+        self._folder.write_timed(self._timed)
+        each = ", ".join(f"{seconds:.3g} s at s{size}" for size, seconds in self._timed.seconds)
+        _LOGGER.info("an example takes %s", each or "a time that could not be found out")
+
     def _report(self) -> ScoutReport:
         arguments = self._arguments
         score = self._score or _score_of(self._kept)
         trained = tuple(kept.trained(score) for kept in self._kept)
         scouts: list[Scout] = [one.scout for one in trained]
-        task = within_memory(self._task or _task(arguments, None), self._done())
+        task = within_memory(self._task or self._as_timed(_task(arguments, None)), self._done())
         self._policy.reset(task, None)
         if scouts:
             choice = self._policy.take(scouts)
@@ -444,6 +465,7 @@ class _Scouting:
             guessing=task.guessing,
             periods=task.periods,
             own_rate=task.learning_rates[len(task.learning_rates) // 2] if task.around else None,
+            timed=self._timed or TimedSizes(),
         )
 
     def _told_schedule(self) -> str:
@@ -463,6 +485,14 @@ class _Scouting:
                 "rate to the policy (rates='steered')"
             )
         return "; ".join(told)
+
+
+class _UntimedError(AutoBatchError):
+    """What the loop takes for an example has to be known before its scouts can be planned; it ends the first of them."""
+
+    def __init__(self, task: TaskInfo) -> None:
+        super().__init__("the loop is not timed yet")
+        self.task = task
 
 
 class _StaleError(ConfigError):
