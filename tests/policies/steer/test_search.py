@@ -14,6 +14,7 @@ from autobatch.policies.steer._search import (
     many_steps,
     nearest_size,
     plan_scouts,
+    sizes_to_time,
     smaller_batch,
     start_without_scouts,
     usual_sizes,
@@ -415,14 +416,17 @@ def test_scouts_of_a_training_of_many_examples_take_larger_batches(
         assert ("has steps enough" in plan.note) == many_steps(task)
 
 
-@pytest.mark.parametrize(("times", "size"), [(1.0, 32), (1.29, 32), (1.31, 64), (2.0, 64), (None, 64)])
-def test_larger_batches_are_for_sparing_time(times: float | None, size: int) -> None:
+@pytest.mark.parametrize("by_table", [True, False])
+@pytest.mark.parametrize(("times", "size"), [(1.0, 32), (1.42, 32), (1.44, 64), (2.0, 64), (None, 64)])
+def test_larger_batches_are_for_sparing_time(times: float | None, size: int, by_table: bool) -> None:
     """An example takes so many times as long with batches of 32 as with those of 64."""
     facts: dict[str, Any] = {"learning_rates": RATES, "batch_sizes": (16, 32, 64, 128), "guessing": 1.0, "epochs": 20}
     costs = make_costs(facts["batch_sizes"])
     each = {16: 2e-4, 32: 1e-4 * (times or 1.0), 64: 1e-4, 128: 1e-4}
     costs = replace(costs, step_seconds={rung: rung * seconds for rung, seconds in each.items()})
-    task = make_task(train_size=12_000, costs=None if times is None else costs, **facts)
+    known = {"costs": costs} if by_table else {"example_seconds": each}
+    task = make_task(train_size=12_000, **({} if times is None else known), **facts)
+    assert sizes_to_time(task) == (() if task.costs else (32, 64))
     plan = plan_scouts(task, 3, 0.05)
     assert {taken for taken, _ in plan.configurations} == {size}
     assert many_steps(task) == (size == 64)
@@ -431,6 +435,7 @@ def test_larger_batches_are_for_sparing_time(times: float | None, size: int) -> 
     assert [taken for taken, _ in scouts if taken < size] == ([16] if size == 32 else [])
     few = replace(task, train_size=9_000)  # 180,000 examples: batches of 32 whatever they cost
     assert "times as long" not in plan_scouts(few, 3, 0.05).note
+    assert sizes_to_time(few) == ()
 
 
 def test_where_steps_are_many_no_smaller_batch_is_tried() -> None:
