@@ -1,5 +1,6 @@
 """What examples take in a loop of somebody's own at two batch sizes, by a few steps of each before its scouts."""
 
+import logging
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
@@ -21,6 +22,9 @@ from autobatch.training.own._cell import LoopCell, RecordingController, Train
 
 STEPS, BLOCKS = 8, 4
 """Steps of the larger size in a row, and such blocks of each size; the first of a size warms it up."""
+
+
+_LOGGER = logging.getLogger("autobatch")
 
 
 class TimingController(RecordingController):
@@ -89,7 +93,8 @@ class TimingCell(LoopCell):
         """Call the loop, and return what it takes; nothing where it fails."""
         try:
             self.call(train)
-        except AutoBatchError:  # which the scouts will tell, if it is not of this
+        except AutoBatchError as error:
+            _LOGGER.warning("the loop could not be timed: %s", str(error).splitlines()[-1])
             self._blocks = {}
         known = {size: min(taken[1:]) for size, taken in self._blocks.items() if len(taken) > 1}
         seconds = tuple(known.items()) if len(known) == len(self._sizes) else ()

@@ -1,0 +1,154 @@
+"""What examples take in a loop at two batch sizes, where it sees so many that larger batches come in question."""
+
+import json
+import logging
+import math
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from autobatch import AutoBatchController, scout
+from autobatch._errors import CheckpointError
+from autobatch.control import BatchPlan, TaskFacts
+from tests.beacons.synthetic import make_costs
+
+EXAMPLES, EPOCHS = 12_000, 20
+SIZES = (16, 32, 64, 128)
+
+
+class Loop:
+    """A loop whose steps take what a clock is told, and whose validation takes long."""
+
+    def __init__(self, clock: list[float], seconds: Callable[[int], float], examples: int = EXAMPLES) -> None:
+        self.clock, self.seconds, self.examples = clock, seconds, examples
+        self.calls = 0
+        self.sizes: list[list[int]] = []
+        self.fails: int | None = None
+
+    def __call__(self, controller: AutoBatchController) -> AutoBatchController:
+        self.calls += 1
+        torch.manual_seed(0)
+        model = nn.Linear(3, 2)
+        x = torch.randn(self.examples, 3)
+        y = (x[:, 0] > 0).long()
+        optimizer = torch.optim.SGD(model.parameters(), lr=0.03)
+        controller.attach(model, optimizer, dataset_size=self.examples, epochs=EPOCHS)
+        if self.calls == self.fails:
+            raise RuntimeError("no such luck")
+        self.sizes.append([])
+        for _ in controller.each_epoch():
+            for indices in controller.batches():
+                self.sizes[-1].append(len(indices))
+                self.clock[0] += self.seconds(len(indices))
+                for part in controller.micro_batches(torch.as_tensor(indices)):
+                    with controller.step() as step:
+                        step.backward(F.cross_entropy(model(x[part]), y[part]))
+                optimizer.step()
+                optimizer.zero_grad()
+            self.clock[0] += 100.0
+            controller.end_epoch(val_loss=F.cross_entropy(model(x), y).item())
+        return controller
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    now = [0.0]
+    monkeypatch.setattr(time, "perf_counter", lambda: now[0])
+    return now
+
+
+def constant(size: int) -> float:
+    return 1e-3
+
+
+def by_size(size: int) -> float:
+    return 1e-4 * size
+
+
+@pytest.mark.parametrize("named", [True, False])
+@pytest.mark.parametrize(("seconds", "times", "size"), [(constant, 2.0, 64), (by_size, 1.0, 32)])
+@pytest.mark.parametrize("plan", [None, BatchPlan(micro_batch=16), BatchPlan(decide_every=0.5)])
+def test_scouts_of_many_examples_take_larger_batches_where_an_example_then_takes_less(
+    tmp_path: Path,
+    clock: list[float],
+    named: bool,
+    seconds: Callable[[int], float],
+    times: float,
+    size: int,
+    plan: BatchPlan | None,
+) -> None:
+    loop = Loop(clock, seconds)
+    ladder: dict[str, Any] = {"batch_sizes": SIZES, "learning_rates": (0.01, 0.1, 1.0)} if named else {}
+    report = scout(loop, rates="steered", out=tmp_path, plan=plan, **ladder)
+    taken = dict(report.timed.seconds)
+    assert taken == pytest.approx({32: seconds(32) / 32, 64: seconds(64) / 64})
+    assert report.trained[0].scout.batch_size == size
+    assert f"an example takes {times:g} times as long at s32 as at s64" in str(report)
+    assert ("so no larger ones are needed" in report.note) == (size == 32)
+    assert loop.calls == 2 + len(report.trained), "the first says that it has to be timed, the second times it"
+    timed = loop.sizes[1]
+    assert sum(timed) < 6000
+    assert {32, 64} <= set(timed) <= {16, 32, 64, 48, 60, 80, *range(64)}
+    assert report.seconds == pytest.approx(
+        sum(one.seconds for one in report.trained) + report.timed.took
+    )
+
+    again = scout(loop, rates="steered", out=tmp_path, plan=plan, **ladder)
+    assert again.timed == report.timed
+    assert str(again) == str(report)
+
+    controller = AutoBatchController(policy="steer", scouts=report, rates="steered", plan=plan)
+    loop(controller)
+    assert loop.sizes[-1][0] <= size
+    assert controller.epoch == (EPOCHS if size == 64 else round(0.7 * EPOCHS))
+
+
+def test_few_examples_are_not_timed_nor_those_of_a_cost_table(tmp_path: Path, clock: list[float]) -> None:
+    loop = Loop(clock, constant, examples=9_000)
+    report = scout(loop, batch_sizes=SIZES, learning_rates=(0.01, 0.1), out=tmp_path / "few")
+    assert loop.calls == len(report.trained)
+    assert report.timed.seconds == ()
+    loop = Loop(clock, constant)
+    costs = make_costs(SIZES)
+    report = scout(
+        loop, batch_sizes=SIZES, learning_rates=(0.01, 0.1), out=tmp_path / "known", task=TaskFacts(costs=costs)
+    )
+    assert loop.calls == len(report.trained)
+    assert "an example takes" not in str(report).replace(report.note, "")
+
+
+def test_a_loop_that_fails_while_it_is_timed_is_scouted_all_the_same(
+    tmp_path: Path, clock: list[float], caplog: pytest.LogCaptureFixture
+) -> None:
+    loop = Loop(clock, by_size)
+    loop.fails = 2
+    with caplog.at_level(logging.WARNING, "autobatch"):
+        report = scout(loop, batch_sizes=SIZES, learning_rates=(0.01, 0.1, 1.0), out=tmp_path)
+    assert report.timed.seconds == ()
+    assert report.trained[0].scout.batch_size == 64
+    assert not report.failed
+    assert "the loop could not be timed: RuntimeError: no such luck" in caplog.text
+    assert scout(loop, batch_sizes=SIZES, learning_rates=(0.01, 0.1, 1.0), out=tmp_path).timed == report.timed
+
+
+def test_what_was_timed_is_kept_with_the_scouts(tmp_path: Path, clock: list[float]) -> None:
+    arguments: dict[str, Any] = {"batch_sizes": SIZES, "learning_rates": (0.01, 0.1, 1.0), "out": tmp_path}
+    first = scout(Loop(clock, by_size), **arguments)
+    for path in list(tmp_path.glob("b*.json"))[1:]:
+        path.unlink()
+    slower = Loop(clock, constant)  # another machine's: the scouts of before are gone on with
+    assert scout(slower, **arguments).timed == first.timed
+    assert slower.calls == len(first.trained) - 1
+    kept = json.loads((tmp_path / "timed.json").read_text())
+    for damaged in ({**kept, "seconds": [[32, 1.0]]}, {**kept, "seconds": [[32, -1.0], [64, 1.0]]}, {"version": 1}):
+        (tmp_path / "timed.json").write_text(json.dumps(damaged))
+        with pytest.raises(CheckpointError, match=r"timed\.json: damaged: .*; delete it to time the loop anew"):
+            scout(Loop(clock, by_size), **arguments)
+    (tmp_path / "timed.json").unlink()  # as an older version left it: nothing was timed
+    assert math.isclose(scout(Loop(clock, by_size), **arguments).timed.took, 0.0)
