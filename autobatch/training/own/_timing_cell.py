@@ -86,7 +86,8 @@ class TimingCell(LoopCell):
         super().__init__(TimingController(policy=TimedPolicy(self._sizes), **plain), plain)
         self._device = torch.device("cpu")
         self._blocks: dict[int, list[float]] = {size: [] for size in self._sizes}  # seconds of an example in each
-        self._open: tuple[int, float, int] | None = None  # size, when and after how many examples it began
+        self._size = 0  # of the block that is under way
+        self._begins: list[tuple[float, int]] = []  # when its batches began, and after how many examples
         self._periods = 0
 
     def timed(self, train: Train) -> TimedSizes:
@@ -114,20 +115,18 @@ class TimingCell(LoopCell):
 
     def begin(self, size: int) -> None:
         """Note that a batch begins, or the next part of one."""
-        if self._open is not None and self._open[0] != size:
+        if size != self._size:
             self.close()
-        if self._open is None and not self.controller.finished:
-            self._open = size, self._now(), self.controller.examples
+        self._size, examples = size, self.controller.examples
+        if not self._begins or examples > self._begins[-1][1]:
+            self._begins.append((self._now(), examples))
 
     def close(self) -> None:
-        """Note what a block of steps of one size has taken."""
-        if self._open is None:
-            return
-        size, begun, before = self._open
-        self._open = None
-        examples = self.controller.examples - before
-        if examples and size in self._blocks:
-            self._blocks[size].append((self._now() - begun) / examples)
+        """Note what a block of batches of one size has taken, from the beginning of the first to that of the last."""
+        if len(self._begins) > 1 and self._size in self._blocks:
+            (begun, before), (ended, after) = self._begins[0], self._begins[-1]
+            self._blocks[self._size].append((ended - begun) / (after - before))
+        self._begins = []
 
     def _now(self) -> float:
         if self._device.type != "cpu":

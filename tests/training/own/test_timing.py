@@ -16,6 +16,7 @@ from torch.nn import functional as F
 from autobatch import AutoBatchController, scout
 from autobatch._errors import CheckpointError
 from autobatch.control import BatchPlan, TaskFacts
+from autobatch.policies._wording import figure
 from tests.beacons.synthetic import make_costs
 
 EXAMPLES, EPOCHS = 12_000, 20
@@ -45,13 +46,14 @@ class Loop:
         for _ in controller.each_epoch():
             for indices in controller.batches():
                 self.sizes[-1].append(len(indices))
-                self.clock[0] += self.seconds(len(indices))
+                self.clock[0] += self.seconds(len(indices)) / 4
                 for part in controller.micro_batches(torch.as_tensor(indices)):
+                    self.clock[0] += self.seconds(len(indices)) * 0.75 * len(part) / len(indices)
                     with controller.step() as step:
                         step.backward(F.cross_entropy(model(x[part]), y[part]))
                 optimizer.step()
                 optimizer.zero_grad()
-            self.clock[0] += 100.0
+            self.clock[0] += 100.0  # which is no part of a step
             controller.end_epoch(val_loss=F.cross_entropy(model(x), y).item())
         return controller
 
@@ -87,14 +89,17 @@ def test_scouts_of_many_examples_take_larger_batches_where_an_example_then_takes
     ladder: dict[str, Any] = {"batch_sizes": SIZES, "learning_rates": (0.01, 0.1, 1.0)} if named else {}
     report = scout(loop, rates="steered", out=tmp_path, plan=plan, **ladder)
     taken = dict(report.timed.seconds)
-    assert taken == pytest.approx({32: seconds(32) / 32, 64: seconds(64) / 64})
+    # A period's last batch is a little larger, which is fetched within the interval of the one before.
+    assert taken == pytest.approx({32: seconds(32) / 32, 64: seconds(64) / 64}, rel=0.03)
     assert report.trained[0].scout.batch_size == size
-    assert f"an example takes {times:g} times as long at s32 as at s64" in str(report)
+    assert taken[32] / taken[64] == pytest.approx(times, rel=0.01)
+    assert f"an example takes {figure(taken[32] / taken[64])} times as long at s32 as at s64" in str(report)
     assert ("so no larger ones are needed" in report.note) == (size == 32)
     assert loop.calls == 2 + len(report.trained), "the first says that it has to be timed, the second times it"
-    timed = loop.sizes[1]
+    timed = loop.sizes[0]
     assert sum(timed) < 6000
-    assert {32, 64} <= set(timed) <= {16, 32, 64, 48, 60, 80, *range(64)}
+    assert timed.count(32) >= 4 * 14
+    assert timed.count(64) >= 4 * 7
     assert report.seconds == pytest.approx(
         sum(one.seconds for one in report.trained) + report.timed.took
     )
@@ -146,7 +151,7 @@ def test_what_was_timed_is_kept_with_the_scouts(tmp_path: Path, clock: list[floa
     assert scout(slower, **arguments).timed == first.timed
     assert slower.calls == len(first.trained) - 1
     kept = json.loads((tmp_path / "timed.json").read_text())
-    for damaged in ({**kept, "seconds": [[32, 1.0]]}, {**kept, "seconds": [[32, -1.0], [64, 1.0]]}, {"version": 1}):
+    for damaged in ({**kept, "seconds": [[32, 1.0]]}, {**kept, "seconds": [[32, -1.0], [64, 1.0]]}, {"seconds": []}):
         (tmp_path / "timed.json").write_text(json.dumps(damaged))
         with pytest.raises(CheckpointError, match=r"timed\.json: damaged: .*; delete it to time the loop anew"):
             scout(Loop(clock, by_size), **arguments)
