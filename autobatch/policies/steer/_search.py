@@ -36,9 +36,9 @@ _TIMES = (0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0, 30.0, 100.0)
 EXAMPLES = 100_000
 """Examples of a whole training, each epoch's counted anew, from which that size grows, as the root of their number."""
 
-HARDLY_LONGER = 1.5
+HARDLY_LONGER = 1.45
 """Times as long that an example may take with batches of ``SIZE`` as with larger ones before these are worth having: so
-far the usual share of the length with those takes hardly longer than the whole with these."""
+far the usual share of the length with those takes about as long as the whole with these."""
 
 MOST, MORE = 3, 2
 """Scouts where nobody says how many, and further ones where the rates lie around the optimizer's own and the loss still
