@@ -75,7 +75,9 @@ def scouted(task: Task, x: torch.Tensor, y: torch.Tensor, size: int, lr: float, 
         "validation_loss": loops.loss_of(model, x[train:validation], y[train:validation], task.loss),
         "figures": figures,
     }
-    return {name: value if not isinstance(value, float) or math.isfinite(value) else None for name, value in found.items()}
+    return {
+        name: value if not isinstance(value, float) or math.isfinite(value) else None for name, value in found.items()
+    }
 
 
 def of_gram(probe: FisherProbe) -> dict[str, float]:

@@ -251,7 +251,7 @@ class ScoutReport:
         if self.timed.seconds:
             (usual, longer), (wanted, shorter) = self.timed.seconds
             lines.append(
-                f"an example takes {figure(longer / shorter)} times as long at s{usual} as at s{wanted}, by a few steps "
-                "of each"
+                f"an example takes {figure(longer / shorter)} times as long at s{usual} as at s{wanted}, by a few "
+                "steps of each"
             )
         return lines

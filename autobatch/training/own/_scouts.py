@@ -488,7 +488,7 @@ class _Scouting:
 
 
 class _UntimedError(AutoBatchError):
-    """What the loop takes for an example has to be known before its scouts can be planned; it ends the first of them."""
+    """What an example takes has to be known before scouts can be planned; it ends the first of them."""
 
     def __init__(self, task: TaskInfo) -> None:
         super().__init__("the loop is not timed yet")
