@@ -4,8 +4,8 @@
     python benchmarks/steering/gram_figures.py page
 
 ``run`` trains scouts of the tasks of ``loops.py`` at each of their rates and at the size that ``steer`` scouts with,
-two seeds each, one thread: a twentieth of the training, up to a tenth until it has 60 steps. ``MEASURED`` steps of each,
-spread evenly, are measured. It appends a line a scout to ``benchmarks/results/steer_gram_figures.jsonl``. What these
+two seeds each, one thread: a twentieth of the training, up to a tenth until it has 60 steps. ``MEASURED`` steps of
+each, spread evenly, are measured. It appends a line a scout to ``benchmarks/results/steer_gram_figures.jsonl``. What these
 rates end at is known from ``small_scouts.py`` (the plan of ``steer``), and for many examples from the grids of
 ``loops.py``.
 """
@@ -16,7 +16,6 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from torch import nn
 
 from autobatch import FisherProbe, MeasureError
 from autobatch.fisher._moments import GradientMoments
