@@ -249,7 +249,7 @@ def page() -> None:
 
     def row(told: str, own: dict[str, float], column: int | None) -> None:
         columns = [] if column is None else [(each[:, column], ends) for each, ends in known.values()]
-        ranks = [spearmanr(one, ends)[0] for one, ends in columns if one.std() > 0.0 and ends.std() > 0.0]
+        ranks = [spearmanr(one, ends)[0] for one, ends in columns if np.ptp(one) > 1e-9 < np.ptp(ends)]
         apart = np.array([alone[name] - own[name] for name in own])
         error = apart.std(ddof=1) / math.sqrt(len(apart))
         counts = f"{sum(apart > 0.005)}, {sum(apart < -0.005)}"
