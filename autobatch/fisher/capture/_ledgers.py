@@ -148,6 +148,7 @@ class Ledgers:
         if edge is None:
             if roots[0].tensor.ndim == 1:
                 roots[0].slack += slack_of_positions(gradient, self._notes.batches[-1], roots[0].tensor.numel())
+            roots[0].terms = max(roots[0].terms, jacobian.terms)
             self._credit(roots[0], jacobian)
             return
         made = contribution.weight.tensor
@@ -213,7 +214,7 @@ class Ledgers:
             for root in self._roots:
                 self._settle(root)
         known = [root for root in self._roots if root.norms or root.fired]
-        self._notes.checks.append({root.name: Arrived(root.norms, root.eps, root.slack) for root in known})
+        self._notes.checks.append({root.name: Arrived(root.norms, root.eps, root.slack, root.terms) for root in known})
         for root in self._roots:
             root.end_pass()
         for handle in self._pass_handles:

@@ -306,6 +306,7 @@ class Jacobian:
 
     rows: int
     width: int
+    terms = 0  # of which a library's own sum adds one to the next in single precision; 0 where it adds them in blocks
 
     def block(self, lo: int, hi: int) -> Tensor:
         """Return (B, (hi - lo) * width): the per-sample gradients of rows lo to hi, in the parameter's own order."""

@@ -28,6 +28,7 @@ class Root:
     norms: list[Tensor] = field(default_factory=list)  # of the gradients that the parameter itself got
     eps: float = 0.0  # machine epsilon of the gradients' arithmetic
     slack: list[Tensor] = field(default_factory=list)  # of that arithmetic, where one is a sum over many positions
+    terms: int = 0  # that it adds one to the next, as far as that is known
 
     @property
     def owed(self) -> int:
@@ -36,7 +37,7 @@ class Root:
 
     def end_pass(self) -> None:
         """Begin afresh."""
-        self.uses, self.fired, self.norms, self.eps, self.slack = [], 0, [], 0.0, []
+        self.uses, self.fired, self.norms, self.eps, self.slack, self.terms = [], 0, [], 0.0, [], 0
 
 
 @dataclass(frozen=True, eq=False)

@@ -41,6 +41,7 @@ class ConvolutionJacobian(Jacobian):
         self._per_group = self.g.shape[1] // self.groups
         self.rows = self.g.shape[1]
         self.width = self._channels * prod(self.geometry.kernel)
+        self.terms = len(self.g) * prod(self.g.shape[2:])
 
     def factors(self) -> tuple[Tensor, Tensor] | None:
         """Return (B, T, rows) and (B, T, width), whose outer products over the T positions are J; None with groups."""

@@ -1,7 +1,7 @@
 """Kinds of models that were once measured wrong without an error: now right, or refused with what and why."""
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 import torch
@@ -565,6 +565,33 @@ def test_a_bias_whose_gradient_cancels_over_the_positions_of_a_map(left: float, 
     model.bias.register_hook(lambda gradient: off * gradient)
     with pytest.raises(MeasureError, match=r"'bias'.*add up to a squared norm"):
         probe().gram()
+
+
+def test_where_a_librarys_own_sum_is_off_the_error_says_that_too_and_the_rows_are_right() -> None:
+    """A constant background against as much in the midst: the float32 sum over all positions is off by 3e-4."""
+    size, midst = 28, torch.zeros(1, 1, 28, 28, dtype=torch.bool)
+    midst[..., 7:21, 7:21] = True
+    x = torch.where(midst, 3 * torch.rand(64, 1, size, size) - 0.4, torch.tensor(-0.4))
+    arriving = torch.where(midst, torch.randn(64, 8, size, size).abs(), torch.tensor(-1.0))
+    balance = -arriving.masked_fill(midst, 0).sum((0, 2, 3)) / arriving.masked_fill(~midst, 0).sum((0, 2, 3))
+    arriving = torch.where(midst, arriving * balance[:, None, None], arriving)
+    model = nn.Conv2d(1, 8, 3, padding=1, bias=False)
+    inner = nn.Conv2d(1, 8, 3, padding=1, bias=False).double()
+    inner.load_state_dict(model.state_dict())
+
+    def probe(model: nn.Module, dtype: torch.dtype, gradients: Literal["library", "rows"]) -> FisherProbe:
+        probe = FisherProbe(model, loss_reduction="sum", gradients=gradients)
+        with probe:
+            (model(x.to(dtype)) * arriving.to(dtype)).sum().backward()
+        return probe
+
+    reference = probe(inner, torch.float64, "library").gram()
+    gram = probe(model, torch.float32, "rows").gram()
+    assert float((gram - reference).abs().max() / reference.abs().max()) < 1e-5
+    try:
+        probe(model, torch.float32, "library").gram()
+    except MeasureError as error:  # on some machines the sum is right
+        assert "own sum over 50,176 positions is off by that" in str(error)  # noqa: PT017
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
