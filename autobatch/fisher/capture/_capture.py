@@ -91,13 +91,13 @@ class Capture(TorchFunctionMode):
             model.register_forward_pre_hook(self._model_called, with_kwargs=True),
             model.register_forward_hook(self._model_done, with_kwargs=True),
         ]
+        followed = [module for module in model.modules() if gram_rule_of(module) is None]
+        self._handles += self._hearing.on_modules(followed)
         for module in model.modules():
             if (rule := gram_rule_of(module)) is not None:
                 self._handles.append(module.register_forward_pre_hook(self._enter_module))
                 leave = partial(self._leave_module, rule)
                 self._handles.append(module.register_forward_hook(leave, always_call=True))
-            else:
-                self._handles += self._hearing.on_module(module)
 
     # -- functions --------------------------------------------------------------------------------------------------
 
@@ -245,6 +245,7 @@ class Capture(TorchFunctionMode):
 
     def close(self) -> None:
         """Remove every hook; a graph that outlives the body is inert from then on."""
+        self._hearing.note_late_ones()
         for handle in self._handles:
             handle.remove()
         self._handles = []

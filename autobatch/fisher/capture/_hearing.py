@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules import module as of_all
 
 from autobatch.fisher.capture._following import Following
 from autobatch.fisher.capture._notes import Guarded, Notes
@@ -29,6 +30,8 @@ class Hearing:
 
     def __init__(self, mode: AbstractContextManager[Any], notes: Notes, following: Following) -> None:
         self._mode, self._notes, self._following = mode, notes, following
+        self._lies: dict[nn.Module, dict[str, Layouts]] = {}
+        self._known: list[tuple[dict[int, Any], tuple[int, ...]]] = []
         self.listening = False
 
     def on_tensor(self, tensor: Tensor, hook: Callable[[Tensor], Tensor | None]) -> Callable[[Tensor], Tensor | None]:
@@ -38,36 +41,67 @@ class Hearing:
             return hook
         return lambda gradient: self._run(lambda: hook(gradient), [(gradient, layout)], [layout])
 
-    def on_module(self, module: nn.Module) -> list[Any]:
-        """Put what does the same in the place of a module's backward hooks, until the handles are removed."""
-        hooks = module._backward_hooks if module._is_full_backward_hook else {}
-        if not (hooks or module._backward_pre_hooks):
-            return []
-        lies: dict[str, Layouts] = {}
+    def on_modules(self, modules: Iterable[nn.Module]) -> list[Any]:
+        """Return handles that put modules' backward hooks back, in whose place something does the same.
 
-        def noted(what: str, tensors: Any) -> None:
-            if torch.is_grad_enabled() and self._following.batch:
-                with Guarded(self._notes, "a module with hooks could not be followed"), torch._C.DisableTorchFunction():
-                    each = tensors if isinstance(tensors, tuple) else (tensors,)
-                    found = [self._following.standing(one) if isinstance(one, Tensor) else None for one in each]
-                    # Where calls differ, nobody can tell which of them a gradient comes from.
-                    lies[what] = found if lies.get(what, found) == found else []
+        A hook on all modules is heard in those that are given; in others, as in a loss's, and where it is of the
+        deprecated kind, it is taken to mix samples if it changes anything.
+        """
+        handles: list[Any] = []
+        on_all = of_all._global_backward_hooks or of_all._global_backward_pre_hooks
+        if on_all:
+            full = self._half if of_all._global_is_full_backward_hook is False else self._full
+            handles += [_Replaced(of_all._global_backward_hooks, full)]
+            handles += [_Replaced(of_all._global_backward_pre_hooks, self._ahead)]
+        for module in modules:
+            hooks, ahead = module._backward_hooks, module._backward_pre_hooks
+            self._known += [(hooks, tuple(hooks)), (ahead, tuple(ahead))]
+            if on_all or hooks or ahead:
+                full = self._half if module._is_full_backward_hook is False else self._full
+                handles += [
+                    module.register_forward_pre_hook(lambda own, args: self._noted(own, "inputs", args)),
+                    module.register_forward_hook(lambda own, _, output: self._noted(own, "outputs", output)),
+                    _Replaced(hooks, full),
+                    _Replaced(ahead, self._ahead),
+                ]
+        return handles
 
-        def full(hook: Callable[..., Any], own: nn.Module, inputs: Any, outputs: Any) -> Any:
-            expected = lies.get("inputs", ())
-            pairs = [*zip(inputs, expected, strict=False), *zip(outputs, lies.get("outputs", ()), strict=False)]
-            return self._run(lambda: hook(own, inputs, outputs), pairs, expected)
+    def note_late_ones(self) -> None:
+        """Take backward hooks that modules were given since for such that mix samples, as they were not heard."""
+        if any(key not in known for hooks, known in self._known for key in hooks):
+            self._notes.bn = "rows"
 
-        def ahead(hook: Callable[..., Any], own: nn.Module, outputs: Any) -> Any:
-            expected = lies.get("outputs", ())
-            return self._run(lambda: hook(own, outputs), zip(outputs, expected, strict=False), expected)
+    def _noted(self, module: nn.Module, what: str, tensors: Any) -> None:
+        """Note where samples lie in what a module is given, or returns."""
+        if torch.is_grad_enabled() and self._following.batch:
+            with Guarded(self._notes, "a module with hooks could not be followed"), torch._C.DisableTorchFunction():
+                each = tensors if isinstance(tensors, tuple) else (tensors,)
+                found = [self._following.standing(one) if isinstance(one, Tensor) else None for one in each]
+                lies = self._lies.setdefault(module, {})
+                # Where calls differ, nobody can tell which of them a gradient comes from.
+                lies[what] = found if lies.get(what, found) == found else []
 
-        return [
-            module.register_forward_pre_hook(lambda _, args: noted("inputs", args)),
-            module.register_forward_hook(lambda _, __, output: noted("outputs", output)),
-            _Replaced(hooks, full),
-            _Replaced(module._backward_pre_hooks, ahead),
-        ]
+    def _full(self, hook: Callable[..., Any], own: nn.Module, inputs: Any, outputs: Any) -> Any:
+        lies = self._lies.get(own)
+        if lies is None:
+            return self._half(hook, own, inputs, outputs)
+        expected = lies.get("inputs", ())
+        pairs = [*zip(inputs, expected, strict=False), *zip(outputs, lies.get("outputs", ()), strict=False)]
+        return self._run(lambda: hook(own, inputs, outputs), pairs, expected)
+
+    def _ahead(self, hook: Callable[..., Any], own: nn.Module, outputs: Any) -> Any:
+        lies = self._lies.get(own)
+        if lies is None:
+            return self._half(hook, own, outputs)
+        expected = lies.get("outputs", ())
+        return self._run(lambda: hook(own, outputs), zip(outputs, expected, strict=False), expected)
+
+    def _half(self, hook: Callable[..., Any], *given: Any) -> Any:
+        """Run a hook of which it is not known how what it is given lies."""
+        result = hook(*given)
+        if result is not None:
+            self._notes.bn = "rows"
+        return result
 
     def _run(self, hook: Callable[[], Any], given: Iterable[tuple[Any, Layout | None]], expected: Layouts) -> Any:
         """Run a hook on gradients, of which it is known how they lie; what it returns for them must lie so too."""

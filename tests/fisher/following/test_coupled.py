@@ -217,3 +217,67 @@ def test_backward_hooks_of_a_module_that_is_called_twice() -> None:
             return self.sine(self.sine(h, x), x)
 
     assert_heard(Twice(), "rows")
+
+
+FIRST = pytest.mark.filterwarnings("ignore:Full backward hook is firing when gradients are computed")
+
+
+@FIRST
+@pytest.mark.filterwarnings("ignore:Using a non-full backward hook:FutureWarning")
+@hooks
+@pytest.mark.parametrize("kind", ["full", "ahead", "half"])
+def test_backward_hooks_on_all_modules(kind: str, hook: Hook, bn: str) -> None:
+    def full(module: nn.Module, inputs: tuple[Tensor, ...], outputs: tuple[Tensor, ...]) -> tuple[Tensor, ...] | None:
+        found = hook(inputs[0]) if isinstance(module, Sine) else None
+        return None if found is None else (found, *inputs[1:])
+
+    def ahead(module: nn.Module, outputs: tuple[Tensor, ...]) -> tuple[Tensor, ...] | None:
+        found = hook(outputs[0]) if isinstance(module, Sine) else None
+        return None if found is None else (found,)
+
+    if kind == "half":  # deprecated: nothing is known of how its gradients lie
+        handle = nn.modules.module.register_module_backward_hook(full)
+        bn = "none" if hook(torch.zeros(1, 1)) is None else "rows"
+    elif kind == "full":
+        handle = nn.modules.module.register_module_full_backward_hook(full)
+    else:
+        handle = nn.modules.module.register_module_full_backward_pre_hook(ahead)
+    try:
+        own = (
+            nn.modules.module._global_backward_pre_hooks
+            if kind == "ahead"
+            else nn.modules.module._global_backward_hooks
+        )
+        before = dict(own)
+        assert_heard(Sine(), bn)
+        assert own == before
+    finally:
+        handle.remove()
+        nn.modules.module._global_is_full_backward_hook = None
+
+
+@FIRST
+def test_a_backward_hook_on_a_loss_beside_the_model() -> None:
+    (x, y), model, loss = batch(), Gated().double(), nn.CrossEntropyLoss()
+    assert measured(model, x, y, loss, "mean").spectrum().bn == "none"
+    handle = nn.modules.module.register_module_full_backward_hook(
+        lambda module, inputs, _: (inputs[0].flip(0), *inputs[1:]) if module is loss else None
+    )
+    try:
+        assert measured(model, x, y, loss, "mean").spectrum().bn == "rows"
+    finally:
+        handle.remove()
+
+
+def test_backward_hooks_that_a_module_is_given_in_the_step() -> None:
+    class Late(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.sine = Sine()
+
+        def forward(self, h: Tensor, x: Tensor) -> Tensor:
+            if not self.sine._backward_hooks:
+                self.sine.register_full_backward_hook(lambda _, inputs, __: (inputs[0].flip(0), *inputs[1:]))
+            return self.sine(h, x)
+
+    assert_heard(Late(), "rows")
