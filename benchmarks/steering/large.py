@@ -29,7 +29,7 @@ from benchmarks.learning.learned_growth import told_test
 from benchmarks.pages import Row, relative
 from benchmarks.steering import loops
 from benchmarks.steering.large_tasks import LARGE
-from benchmarks.steering.loops import AT_32, FRESH, SEARCHED, UNLISTED, logarithm
+from benchmarks.steering.loops import AT_32, FRESH, LARGER, SEARCHED, UNLISTED, logarithm
 from benchmarks.steering.whole_tasks import WHOLE
 
 A_STEP = "a step"
@@ -95,23 +95,25 @@ def beside(name: str, run: str, found: Found, seeds: Sequence[int] = FRESH) -> l
 def page() -> None:
     """Write the tables: a line a task, and what else can be had."""
     found, docs = loops.recorded(), pages.ROOT / "docs" / "steer.md"
-    pages.put(docs, "benchmarks/steering/large.py page", _table(names := _whole(LARGE, found), found))
-    pages.put(docs, "benchmarks/steering/large.py page: whole data sets", _table(_whole(WHOLE, found), found))
+    names, whole = _complete(LARGE, AT_32, found), _complete(WHOLE, LARGER, found)
+    pages.put(docs, "benchmarks/steering/large.py page", _table(names, AT_32, "scouts at 32", found))
+    told = _table(whole, LARGER, "with larger batches", found)
+    pages.put(docs, "benchmarks/steering/large.py page: whole data sets", told)
     _put_rivals(names, found)
 
 
-def _whole(tasks: Iterable[str], found: Found) -> list[str]:
-    """Return the tasks that all of the table is there of."""
-    runs = [(run, FRESH[-1]) for run in ("steer", AT_32)] + [(A_STEP, 0)]
+def _complete(tasks: Iterable[str], beside: str, found: Found) -> list[str]:
+    """Return the tasks that all of the table is there of, in which another run stands beside ``steer``."""
+    runs = [(run, FRESH[-1]) for run in ("steer", beside)] + [(A_STEP, 0)]
     return [name for name in tasks if all((name, *run) in found for run in runs)]
 
 
-def _table(names: Sequence[str], found: Found) -> str:
-    """Return a line a task, and the means of all."""
+def _table(names: Sequence[str], other: str, called: str, found: Found) -> str:
+    """Return a line a task, and the means of all; ``called`` is what the other run is beside ``steer``."""
     titles = (
         "task | examples of all epochs | best of the grid | test loss | `steer` starts with | test loss | time | steps"
     )
-    lines = [pages.heading(f"{titles} | scouts at 32: test loss | time | steps")]
+    lines = [pages.heading(f"{titles} | {called}: test loss | time | steps")]
     for name in names:
         best, task = loops.best_of(name, found), loops.EVERY[name]
         ours, theirs = ([found[name, run, seed] for seed in FRESH] for run in ("steer", best))
@@ -119,14 +121,14 @@ def _table(names: Sequence[str], found: Found) -> str:
         error = math.sqrt(sum(stdev(one) ** 2 / len(one) for one in ends))
         starts = ", ".join(dict.fromkeys(f"s{size}-lr{lr:g}" for size, lr in (row["start"] for row in ours)))
         _, test, seconds, steps = beside(name, "steer", found)
-        _, test_32, seconds_32, steps_32 = beside(name, AT_32, found)
+        _, other_test, other_seconds, other_steps = beside(name, other, found)
         lines.append(
             f"| {name} | {task.epochs * task.ends[0]:,} | `{best}` | {math.exp(fmean(ends[1])):.4g} | {starts} | "
             f"{relative(test)} ± {100 * error:.0f} | {math.exp(seconds):.2f} | {math.exp(steps):.2f} | "
-            f"{relative(test_32)} | {math.exp(seconds_32):.2f} | {math.exp(steps_32):.2f} |"
+            f"{relative(other_test)} | {math.exp(other_seconds):.2f} | {math.exp(other_steps):.2f} |"
         )
     for kind, fold in (("mean", np.mean), ("median", np.median), ("worst", np.max)):
-        columns = np.hstack([[beside(name, run, found)[1:] for name in names] for run in ("steer", AT_32)]).T
+        columns = np.hstack([[beside(name, run, found)[1:] for name in names] for run in ("steer", other)]).T
         told = [float(fold(column)) for column in columns]
         cells = [relative(one) if place % 3 == 0 else f"{math.exp(one):.2f}" for place, one in enumerate(told)]
         lines.append(f"| {kind} | | | | | {' | '.join(cells)} |")

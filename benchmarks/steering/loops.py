@@ -60,6 +60,8 @@ UNMEASURED = "steer, nothing measured"
 """The run of a controller that measures nothing, and so does not go by the noise scale."""
 AT_32 = "steer, scouts at 32"
 """The run as if no training had many steps, on tasks of many."""
+LARGER = "steer, larger batches"
+"""The run that takes larger batches where examples are many, whatever they take, on whole data sets."""
 UNLISTED = "steer, nothing listed"
 """The run of a loop that lists neither sizes nor rates, but gives its optimizer a usual rate."""
 USUAL = {True: 0.01, False: 0.001}
@@ -260,8 +262,9 @@ def run_all(tasks: Sequence[str], data_dir: Path | None) -> None:
             for run, times in FAR_OFF.items() if name in SMALL and seed == FRESH[0] else ():
                 keep(run, seed, lambda: steered(task, x, y, seed, own=times * usual))  # noqa: B023
             if name in LARGE or name in WHOLE:
-                with patch.object(_search, "EXAMPLES", math.inf):
-                    keep(AT_32, seed, lambda: steered(task, x, y, seed))  # noqa: B023
+                run, what, value = (AT_32, "EXAMPLES", math.inf) if name in LARGE else (LARGER, "HARDLY_LONGER", 0.0)
+                with patch.object(_search, what, value):
+                    keep(run, seed, lambda: steered(task, x, y, seed))  # noqa: B023
                 continue
             keep(UNMEASURED, seed, lambda: steered(task, x, y, seed, NeverMeasure()))  # noqa: B023
             if name in FEW:
