@@ -40,6 +40,7 @@ OPTIMIZERS: dict[str, dict[str, Any]] = {
     "adagrad": {"name": "adagrad", "lr": 0.3, "settings": {"lr_decay": 0.01, "initial_accumulator_value": 0.1}},
     "lion": LION,
     "factored": {"name": "torch.optim:Adafactor", "lr": 0.01},
+    "averaged": {"name": "torch.optim:ASGD", "lr": 0.1},
 }
 
 
@@ -125,7 +126,7 @@ def test_its_policy_knows_what_a_loop_by_hand_says_of_it(name: str) -> None:
     trial = Trial(config, data=data, device=torch.device("cpu"), costs=COSTS)
     info = info_of(config, data, COSTS)
     assert info == trial.controller.task
-    assert info.adaptive == OptimizerRates(trial.engine.optimizer).adaptive == (name in {"adam", "lion"})
+    assert info.adaptive == OptimizerRates(trial.engine.optimizer).adaptive == (name != "averaged")
 
 
 def test_one_of_ones_own_counts_as_adams_kin_where_its_code_may_not_run() -> None:
@@ -236,7 +237,7 @@ def test_it_runs_only_where_it_is_trusted(tmp_path: Path) -> None:
 
 def test_an_environment_says_of_it_what_a_run_does(tmp_path: Path) -> None:
     given = json.loads(tiny_task().model_dump_json(exclude_unset=True))
-    (tmp_path / "env.yaml").write_text(yaml.safe_dump({**given, "optimizer": OPTIMIZERS["factored"]}))
+    (tmp_path / "env.yaml").write_text(yaml.safe_dump({**given, "optimizer": OPTIMIZERS["averaged"]}))
     env = TrainEnv(tmp_path, cost="examples", trust_code=True)
     env.reset(seed=0)
     env.step(env.action_space.sample())

@@ -3,7 +3,7 @@
 import logging
 import math
 import weakref
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 from torch import Tensor
@@ -14,6 +14,9 @@ from autobatch.control.rates._around import AroundSteps
 from autobatch.optim import FisherOptimizer
 
 _LOG = logging.getLogger("autobatch")
+
+_SCALING = frozenset({"RMSprop", "Adagrad", "Adadelta", "Rprop", "Adafactor", "Muon"})
+"""Optimizers that scale their steps by the gradients' own size and have no ``betas``."""
 
 Schedule = Callable[[float], float]
 """Maps progress in [0, 1] to a positive factor on the base learning rate."""
@@ -280,8 +283,14 @@ def check_rate(rate: float, what: str) -> None:
 
 
 def is_adaptive(optimizer: Optimizer) -> bool:
-    """Say whether an optimizer scales its steps by the gradients' own size: of Adam's kin the groups have betas."""
-    return isinstance(optimizer, FisherOptimizer) or any("betas" in group for group in optimizer.param_groups)
+    """Say whether an optimizer scales its steps by the gradients' own size."""
+    names = [kind.__name__ for kind in type(optimizer).__mro__]
+    return isinstance(optimizer, FisherOptimizer) or are_scaled(names, optimizer.param_groups)
+
+
+def are_scaled(names: Iterable[str], groups: Iterable[Mapping[str, Any]]) -> bool:
+    """Say the same of an optimizer's names and parameter groups, which Adam's kin have ``betas`` in."""
+    return not _SCALING.isdisjoint(names) or any("betas" in group for group in groups)
 
 
 def check_groups(optimizer: Optimizer) -> None:

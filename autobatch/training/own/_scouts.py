@@ -20,7 +20,7 @@ from autobatch._errors import AutoBatchError, ConfigError, OutputError, near_nam
 from autobatch._files import alone_in
 from autobatch._ranges import check_number, check_path, check_several, check_whole
 from autobatch.beacons._info import SCORES
-from autobatch.control.rates import check_rate
+from autobatch.control.rates import are_scaled, check_rate
 from autobatch.control.settings import AROUND
 from autobatch.control.settings._own_task import check_scouts_loop
 from autobatch.policies import Scout, ScoutChoice, ScoutPlan, ScoutReport, SteerParameters, SteerPolicy, TaskInfo
@@ -521,7 +521,8 @@ def _guessing(kept: Sequence[KeptScout]) -> float | None:
 
 def _task(arguments: Mapping[str, Any], kept: KeptScout | None) -> TaskInfo:
     """Return the task as a kept scout knows it; one of a single example where none has come so far."""
-    groups = kept.loop["optimizer"]["groups"].values() if kept is not None and kept.loop else ()
+    optimizer = kept.loop["optimizer"] if kept is not None and kept.loop else {}
+    groups = optimizer["groups"].values() if optimizer else ()
     return TaskInfo(
         name=arguments["task"].name,
         batch_sizes=(kept and kept.batch_sizes) or arguments["batch_sizes"],
@@ -531,10 +532,10 @@ def _task(arguments: Mapping[str, Any], kept: KeptScout | None) -> TaskInfo:
         score="validation_loss",
         milestones=(),
         seed=int(arguments["seed"]),
-        costs=None,
+        costs=arguments["task"].costs,
         measuring_budget=0.0,
         steered=arguments["rates"].policy_says,
-        adaptive=any("betas" in group for group in groups),
+        adaptive=are_scaled([optimizer["name"]] if optimizer else (), groups),
         periods=1 if kept is None else kept.periods,
         around=arguments["rates"].around,
     )

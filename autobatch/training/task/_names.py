@@ -60,9 +60,6 @@ OPTIMIZERS: Final = (
 )
 """Optimizers known by name; any other is given as ``package.module:factory``."""
 
-NOT_SCALED: Final = ("sgd", "rmsprop", "adagrad")
-"""Those of them whose parameter groups have no betas, by which a loop of one's own tells what scales its steps."""
-
 FACTORY: Final = re.compile(r"[^\W\d]\w*(\.[^\W\d]\w*)*:[^\W\d]\w*")
 """The name of a factory in the user's own code."""
 

@@ -31,7 +31,6 @@ from autobatch.policies.steer import usual_rates
 from autobatch.training.task._names import (
     CSV_PREFIX,
     FACTORY,
-    NOT_SCALED,
     NPZ_PREFIX,
     OPTIMIZERS,
     TEXT_PREFIX,
@@ -298,8 +297,8 @@ class OptimizerSpec(_Spec):
 
     @property
     def adaptive(self) -> bool:
-        """Whether it scales its steps by the gradients' own size, as loops tell; one of the user's own as if it did."""
-        return self.name not in NOT_SCALED
+        """Whether it scales its steps by the gradients' own size; one of the user's own as if it did."""
+        return self.name != "sgd"
 
     @property
     def base_lr(self) -> float:

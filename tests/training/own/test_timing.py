@@ -123,9 +123,10 @@ def test_few_examples_are_not_timed_nor_those_of_a_cost_table(tmp_path: Path, cl
     assert report.timed.seconds == ()
     loop = Loop(clock, constant)
     costs = make_costs(SIZES)
-    report = scout(
-        loop, batch_sizes=SIZES, learning_rates=(0.01, 0.1), out=tmp_path / "known", task=TaskFacts(costs=costs)
-    )
+    known: dict[str, Any] = {"out": tmp_path / "known", "task": TaskFacts(costs=costs)}
+    report = scout(loop, batch_sizes=SIZES, learning_rates=(0.01, 0.1), **known)
+    assert loop.calls == len(report.trained)
+    assert str(scout(loop, batch_sizes=SIZES, learning_rates=(0.01, 0.1), **known)) == str(report)
     assert loop.calls == len(report.trained)
     assert "an example takes" not in str(report).replace(report.note, "")
 
