@@ -370,10 +370,11 @@ def _ending(record: RunRecord) -> Text:
     of = f" of {record.config.task.epochs}" if summary.ended_early else ""
     epochs = "epoch" if summary.epochs == 1 and not of else "epochs"
     text = Text(f"The run {how} after {epoch_words(summary.epochs)}{of} {epochs}", style="bold")
+    of_variance = "" if summary.deviations is None else " (1 - R²)"
     figures = {
         "validation loss": loss_words(summary.validation_loss),
-        "validation error": percent_words(summary.validation_error),
-        "test error": percent_words(summary.test_error),
+        f"validation error{of_variance}": percent_words(summary.validation_error),
+        f"test error{of_variance}": percent_words(summary.test_error),
     }
     known = [f"{name} {words}" for name, words in figures.items() if words != loss_words(math.nan)]
     text.append(f": {', '.join(known)}." if known else ".", style="not bold")

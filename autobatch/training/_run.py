@@ -16,7 +16,7 @@ from autobatch._plain import Epochs
 from autobatch._yaml import load_yaml
 from autobatch.beacons import CostTable
 from autobatch.control import DecisionRecord
-from autobatch.control.run import CONFIG, EpochRow, Summary, is_loop
+from autobatch.control.run import CONFIG, EpochRow, Summary, is_loop, no_run
 from autobatch.policies import PolicySpec
 from autobatch.training.task import TaskSpec
 
@@ -134,7 +134,7 @@ def load_run_config(out: Path) -> RunConfig:
     if not path.is_file():
         begun = out.is_dir() and not any(out.iterdir())
         what = "holds no run (it is empty: what was begun there ended before its first step); begin it without --resume"
-        raise CheckpointError(f"{out}: {what if begun else f'holds no run ({CONFIG} is missing)'}")
+        raise CheckpointError(f"{out}: {what}" if begun else no_run(out))
     if is_loop(out):
         raise CheckpointError(
             f"{out}: holds a run of a loop of its own, not of 'autobatch run'; that loop goes on by load_state_dict()"

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from autobatch._errors import CheckpointError, near_names
+from autobatch._errors import CheckpointError
 
 if TYPE_CHECKING:
     from autobatch.report import RunRecord
@@ -64,14 +64,9 @@ def _read(found: Sequence[Path], named: Sequence[Path]) -> "list[RunRecord]":
 
 def _found(run: Path) -> list[Path]:
     """Return a run directory or those below a folder, or name those that come near."""
+    from autobatch.control.run import no_run
     from autobatch.report import find_runs
 
     if found := find_runs(run):
         return found
-    beside = [path.name for path in run.parent.iterdir() if _holds_run(path)] if run.parent.is_dir() else []
-    near = f"; {near_names(run.name, beside)}" if beside else ""
-    raise CheckpointError(f"{run}: holds no run (config.yaml is missing){near}")
-
-
-def _holds_run(path: Path) -> bool:
-    return (path / "config.yaml").is_file()
+    raise CheckpointError(no_run(run))

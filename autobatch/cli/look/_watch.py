@@ -98,19 +98,13 @@ def _follow_in_lines(
 
 def _wait_for(run: Path, wait: float) -> None:
     """Return once a directory holds a run; refused after ``wait`` seconds."""
-    from autobatch._errors import CheckpointError, near_names
-    from autobatch._files import seen_in
-    from autobatch.control.run import CONFIG
+    from autobatch._errors import CheckpointError
+    from autobatch.control.run import CONFIG, no_run
 
     until = time.monotonic() + wait
     if wait and not (run / CONFIG).exists():
         typer.echo(f"waiting up to {wait:g} s for a run in {run}", err=True)
     while not (run / CONFIG).exists():
         if time.monotonic() >= until:
-            folder = run.parent
-            names = [path.parent.name for path in seen_in(folder, f"*/{CONFIG}")]
-            raise CheckpointError(
-                f"{run}: holds no run ({CONFIG} is missing); --wait SECONDS waits for one that is about to begin; "
-                f"in {folder}: {near_names(run.name, names)}"
-            )
+            raise CheckpointError(f"{no_run(run)}; --wait SECONDS waits for one that is about to begin")
         time.sleep(min(0.2, wait))

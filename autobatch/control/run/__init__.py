@@ -24,6 +24,7 @@ from autobatch.control.run._records import (
     load_epochs,
     load_measurements,
     load_summary,
+    no_run,
     refuse_occupied,
     summed,
 )
@@ -55,6 +56,7 @@ __all__ = [
     "load_loop_config",
     "load_measurements",
     "load_summary",
+    "no_run",
     "refuse_occupied",
     "summed",
 ]

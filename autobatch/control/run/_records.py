@@ -7,8 +7,8 @@ from typing import Any, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from autobatch._errors import CheckpointError, OutputError
-from autobatch._files import write_whole
+from autobatch._errors import CheckpointError, OutputError, near_names
+from autobatch._files import seen_in, write_whole
 from autobatch._plain import Epochs, Plain, plain
 from autobatch.control._decision_record import DecisionRecord
 from autobatch.control.measuring import MeasuredStep
@@ -166,6 +166,13 @@ def summed(row: EpochRow, seconds: float, thrown: Sequence[Any] = ()) -> dict[st
         "measuring_seconds": measuring,
         "measuring_share": measuring / seconds if seconds else 0.0,
     }
+
+
+def no_run(path: Path) -> str:
+    """Say that a directory holds no run, and which beside it do, those whose names come near if any does."""
+    beside = [found.parent.name for found in seen_in(path.parent, f"*/{CONFIG}")]
+    near = f"; in {path.parent}: {near_names(path.name, beside)}" if beside else ""
+    return f"{path}: holds no run ({CONFIG} is missing){near}"
 
 
 def refuse_occupied(out: Path, instead: str) -> None:
