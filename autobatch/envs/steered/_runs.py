@@ -224,7 +224,8 @@ class SteeredRuns(Runs[SteeredSettings]):
     ) -> State:
         """Let the scouts of ``steer`` go, and have each run begin where the chosen one has come to."""
         course, limits, seen, state = begun
-        policies = [SteerPolicy(SteerParameters()) for _ in drawn]
+        parameters = SteerParameters()
+        policies = [SteerPolicy(parameters) for _ in drawn]
         for policy, (own, _) in zip(policies, drawn, strict=True):
             policy.reset(own.task, None)
         parties = [_Party(policy) for policy in policies]

@@ -126,7 +126,7 @@ def hopeless(scout: Scout, others: Sequence[Scout], times: float = CLEARLY_WORSE
     """
     losses = _losses(scout)
     place = len(losses) - 1
-    best = min((_losses(one)[place] for one in others if one.ended is None and _sound(one, place)), default=math.inf)
+    best = min((_compared(one, place) for one in others if one.ended is None and _sound(one, place)), default=math.inf)
     if best > 0.0 and losses[place] > times * best:  # of losses of 0 and below a ratio says nothing
         return (
             f"its loss of {figure(losses[place])} after {scout.trained} is more than "
@@ -175,7 +175,7 @@ def choose_scout(scouts: Sequence[Scout], *, of: str = "", around: bool = False)
             alive[0],
             f"{configuration(first.batch_size, first.lr)}: no loss of any scout is known, so the first goes on",
         )
-    ranked = sorted(whole, key=lambda index: _losses(scouts[index])[-1])
+    ranked = sorted(whole, key=lambda index: final_loss(scouts[index]))
     best = scouts[ranked[0]]
     by = " by validation" if best.by_score else ""
     if not by and any(scouts[index].scores[-1] < best.scores[-1] for index in whole):  # which points elsewhere
@@ -188,7 +188,7 @@ def choose_scout(scouts: Sequence[Scout], *, of: str = "", around: bool = False)
         return ScoutChoice(ranked[0], reason)
     next_best = scouts[ranked[1]]
     reason += f"; next {configuration(next_best.batch_size, next_best.lr)}, {_told(next_best)}"
-    mine, theirs = _losses(best)[-1], _losses(next_best)[-1]
+    mine, theirs = final_loss(best), final_loss(next_best)
     if not 0.0 <= mine <= theirs or theirs == 0.0:
         return ScoutChoice(ranked[0], reason)
     return ScoutChoice(ranked[0], f"{reason}, {percent(1.0 - mine / theirs)} apart", 1.0 - mine / theirs)
@@ -246,7 +246,7 @@ def final_loss(scout: Scout) -> float:
         return math.nan
     if scout.ended is not None:
         return math.inf
-    return _losses(scout)[-1] if scout.scores else math.nan
+    return _compared(scout, -1) if scout.scores else math.nan
 
 
 def best_of(scouts: Sequence[Scout]) -> Scout | None:
@@ -262,12 +262,13 @@ def _losses(scout: Scout) -> list[float]:
     BatchNorm's running averages and of the last few steps than of the rate (``benchmarks/steering/scouting.py``).
     Where a loop does not know its training loss, its score has to do.
     """
-    return [
-        score if scout.by_score or math.isnan(loss) else loss
-        for loss, score in zip(scout.train_losses, scout.scores, strict=True)
-    ]
+    return [_compared(scout, place) for place in range(len(scout.scores))]
+
+
+def _compared(scout: Scout, place: int) -> float:
+    loss = scout.train_losses[place]
+    return scout.scores[place] if scout.by_score or math.isnan(loss) else loss
 
 
 def _sound(scout: Scout, place: int) -> bool:
-    losses = _losses(scout)
-    return len(losses) > place and math.isfinite(losses[place])
+    return len(scout.scores) > place and math.isfinite(_compared(scout, place))

@@ -105,9 +105,10 @@ def plan_scouts(
         The plan, as far as it is settled; without configurations where there is nothing to compare, where the training
         has fewer periods than ``LEAST``, or where two scouts cost more than a third of it.
     """
+    size, many = _size(task), many_steps(task)
     asked = max(1, round(share * task.epochs))
     tenth = task.epochs // 10 if task.periods == 1 else round(task.epochs / 10)
-    epochs = max(asked, min(math.ceil(STEPS * _size(task) / task.train_size), tenth))
+    epochs = max(asked, min(math.ceil(STEPS * size / task.train_size), tenth))
     room = affordable(task, epochs)
     most = min(number, room, len(task.learning_rates))
     if task.epochs < LEAST or most < 2:
@@ -123,7 +124,8 @@ def plan_scouts(
             f"{task.told(epochs)} each instead of {figure(asked / task.periods)}: "
             "in fewer steps the highest rate looks best"
         )
-    trained = [scout for scout in compared(task, done, epochs) if scout.batch_size == _size(task)]
+    known = compared(task, done, epochs)
+    trained = [scout for scout in known if scout.batch_size == size]
     if most == 2 and not task.around:
         rates, more = [_nearest(task.learning_rates, 0.25), _nearest(task.learning_rates, 0.75, higher=True)], 0
     else:
@@ -132,22 +134,22 @@ def plan_scouts(
         coming = _next(task, most, trained) if len(rates) < most_rates else None
         rates += [] if coming is None else [coming]
         more = 0 if coming is None else most_rates - len(rates)
-    configurations = [(_size(task), lr) for lr in rates]
+    configurations = [(size, lr) for lr in rates]
     settled = len(rates) == len(trained)
     spare = number > MOST or task.around
     taken = len(rates) if settled and spare else most  # who asks for more scouts than usual has them to spare
-    if many_steps(task):
+    if many:
         examples = f"a training of {task.train_size * task.epochs:,} examples"
-        notes.append(f"{examples} has steps enough with batches of {_size(task)}: no smaller one is tried")
+        notes.append(f"{examples} has steps enough with batches of {size}: no smaller one is tried")
     elif small_are_cheap(task):
         usual, wanted = _both_sizes(task)
         times = f"only {figure(times_longer(task) or 1.0)} times as long"
         notes.append(f"an example takes {times} with batches of {usual} as with {wanted}, so no larger ones are needed")
-    if not many_steps(task) and room > taken and math.isfinite(hardly):
-        smaller = _smaller(task, _size(task))
+    if not many and room > taken and math.isfinite(hardly):
+        smaller = _smaller(task, size)
         if settled:
             configurations += smaller_batch(task, trained, hardly)
-            configurations += smaller_still(task, compared(task, done, epochs), hardly, epochs)
+            configurations += smaller_still(task, known, hardly, epochs)
         elif smaller:
             where = "there is room" if task.around else "none has begun to learn, or the highest rate is best"
             notes.append(f"one more at s{smaller} where {where}")
@@ -428,8 +430,11 @@ def sizes_to_time(task: TaskInfo) -> tuple[int, ...]:
 
 
 def _both_sizes(task: TaskInfo) -> tuple[int, ...]:
-    usual, wanted = (nearest_size(task.batch_sizes, many) for many in (0, task.train_size * task.epochs))
-    return () if usual == wanted else (usual, wanted)
+    wanted = _wanted(task.train_size * task.epochs)
+    if wanted <= SIZE:
+        return ()
+    usual, larger = (_nearest_size(task.batch_sizes, size) for size in (SIZE, wanted))
+    return () if usual == larger else (usual, larger)
 
 
 def has_larger_batches(task: TaskInfo) -> bool:
@@ -461,7 +466,7 @@ def usual_length(length: float, epochs: int, periods: int = 1, *, many: bool = F
 
 
 def _size(task: TaskInfo) -> int:
-    return nearest_size(task.batch_sizes, 0 if small_are_cheap(task) else task.train_size * task.epochs)
+    return _nearest_size(task.batch_sizes, SIZE if small_are_cheap(task) else _wanted(task.train_size * task.epochs))
 
 
 def nearest_size(batch_sizes: Sequence[int], examples: int) -> int:
@@ -479,7 +484,7 @@ def _nearest_size(batch_sizes: tuple[int, ...], wanted: float) -> int:
 
 
 def _wanted(examples: int) -> float:
-    return min(SIZE * math.sqrt(max(1.0, examples / EXAMPLES)), LARGEST)
+    return min(SIZE * math.sqrt(examples / EXAMPLES), LARGEST) if examples > EXAMPLES else SIZE
 
 
 def usual_rates(own: float) -> tuple[float, ...]:
