@@ -95,8 +95,9 @@ def scout(
     ``UserWarning`` says why, and the others go on. Where none is left the report says so, and the training starts in
     the middle of what may be chosen; where all have diverged, at the lowest rate.
 
-    Where the training sees so many examples that larger batches come in question, one call more comes first: a few
-    steps of two sizes are timed, and where an example takes hardly longer with the smaller one, scouts train with that.
+    Where the training sees so many examples that larger batches come in question, two calls come before: the first ends
+    as it attaches the controller, the second times a few steps of two sizes. Where an example takes hardly longer with
+    the smaller one, scouts train with that.
 
     Where ``train`` returns a mapping with ``"state"``, such as ``{"model": model.state_dict(), "optimizer":
     optimizer.state_dict(), "controller": controller.state_dict()}``, the winner's is kept as ``report.state``: a loop
