@@ -17,11 +17,11 @@ from autobatch.control.run import CONFIG, SUMMARY
 from autobatch.evidence.bench._cells import KIND, ComparisonMaker, Job, circumstances, comparison_fingerprint
 from autobatch.evidence.bench._plan import Arena, Plan, folder_name
 from autobatch.policies import make_policy
-from autobatch.training import RunConfig, Summary, check_ladder, load_data, load_run_config, load_summary, run
+from autobatch.training import RunConfig, Summary, load_data, load_run_config, load_summary, run
 from autobatch.training._calibrate import cached_calibration, covers
 from autobatch.training._engine import resolve_device
 from autobatch.training.recording import threads_each, worker_arguments
-from autobatch.training.task import run_task_info
+from autobatch.training.task import fitting, run_task_info
 
 MARK = "evaluation-runs.json"
 """What tells a directory of comparisons from any other."""
@@ -134,6 +134,8 @@ def train_all(plan: Plan, out: Path, machine: Machine, observer: BenchObserver) 
     engine_settings(machine.on)
     _prepare(out)
     facts = {arena.name: _about(arena, out, machine) for arena in plan.arenas}
+    fits = [replace(arena, task=fitting(arena.task, facts[arena.name].train_size)) for arena in plan.arenas]
+    plan = replace(plan, arenas=tuple(fits))
     for arena in plan.arenas:
         _check_policies(arena, facts[arena.name])
     for note in plan.notes:
@@ -169,15 +171,17 @@ def _about(arena: Arena, out: Path, machine: Machine) -> About:
     place = resolve_device(machine.device)
     kept = _kept_about(path)
     if kept is not None and (
-        covers(kept.costs, arena.task, place) if arena.costs is None else kept.costs == arena.costs
+        covers(kept.costs, fitting(arena.task, kept.train_size), place)
+        if arena.costs is None
+        else kept.costs == arena.costs
     ):
         return kept
     data = load_data(arena.task, machine.data_dir, place)
-    check_ladder(arena.task, len(data.train_labels))
+    task = fitting(arena.task, len(data.train_labels))
     costs = arena.costs or (arena.recorded.costs if arena.recorded is not None else None)
-    if costs is None or (arena.costs is None and not covers(costs, arena.task, place)):
-        payload = arena.task.fingerprint_payload(data.fingerprint, data.num_classes)
-        costs, _ = cached_calibration(arena.task, data, place, payload, fresh=False, trust_code=machine.trust_code)
+    if costs is None or (arena.costs is None and not covers(costs, task, place)):
+        payload = task.fingerprint_payload(data.fingerprint, data.num_classes)
+        costs, _ = cached_calibration(task, data, place, payload, fresh=False, trust_code=machine.trust_code)
     found = About(data.num_classes, len(data.train_labels), costs)
     with naming_output(path.parent):
         path.parent.mkdir(parents=True, exist_ok=True)

@@ -1,12 +1,14 @@
 """Policies beside baselines on tiny tasks, and what is made of given runs."""
 
 import csv
+import json
 import math
 from dataclasses import replace
 from statistics import fmean, median, stdev
 
 import numpy as np
 import pytest
+import yaml
 from scipy import stats
 
 from autobatch import CheckpointError, ConfigError, LibraryError, OutputError, UnknownNameError
@@ -34,7 +36,7 @@ from autobatch.policies.rivals import RmgdPolicy
 from autobatch.report import modelled_seconds
 from autobatch.training import EpochRow, load_epochs, load_run_config, load_summary
 from tests.evidence.bench.benched import Seen, compare
-from tests.training.tiny import COSTS
+from tests.training.tiny import COSTS, tiny_task
 
 OUTPUTS = (
     "comparison.md",
@@ -344,3 +346,18 @@ def test_runs_of_different_length_have_one_mean_curve():
         "a", [long.run, short.run, lost.run], reference=[], seeds=3, score="validation_loss", recording=None
     )
     assert (figures.finished, figures.diverged) == (2, 1)
+
+
+def test_a_task_of_few_examples_has_the_sizes_that_fit(home):
+    """As in a run, where its file names none."""
+    env = home / "few"
+    env.mkdir()
+    given = json.loads(tiny_task(name="few").model_dump_json(exclude_unset=True))
+    (env / "env.yaml").write_text(yaml.safe_dump({name: own for name, own in given.items() if name != "batch_sizes"}))
+    comparison = compare(home, ("steer",), str(env), (100,), against=("s16",))
+    assert sorted(run.policy for run in comparison.tasks[0].runs) == ["s16", "steer"]
+    config = load_run_config(next((home / "out").rglob("config.yaml")).parent)
+    assert config.task.batch_sizes == (8, 16, 32, 64)  # of 84 examples
+    seen = Seen()
+    compare(home, ("steer",), str(env), (100,), against=("s16",), observer=seen)
+    assert not seen.trained  # nor timed anew: nothing is trained twice
