@@ -48,6 +48,8 @@ class Hearing:
         deprecated kind, it is taken to mix samples if it changes anything.
         """
         handles: list[Any] = []
+        for everywhere in (of_all._global_backward_hooks, of_all._global_backward_pre_hooks):
+            self._known.append((everywhere, tuple(everywhere)))
         on_all = of_all._global_backward_hooks or of_all._global_backward_pre_hooks
         if on_all:
             full = self._half if of_all._global_is_full_backward_hook is False else self._full
@@ -98,14 +100,18 @@ class Hearing:
 
     def _half(self, hook: Callable[..., Any], *given: Any) -> Any:
         """Run a hook of which it is not known how what it is given lies."""
+        tensors = [each for group in given if isinstance(group, tuple) for each in group if isinstance(each, Tensor)]
+        versions = [each._version for each in tensors]
         result = hook(*given)
-        if result is not None:
+        if result is not None or versions != [each._version for each in tensors]:
             self._notes.bn = "rows"
         return result
 
     def _run(self, hook: Callable[[], Any], given: Iterable[tuple[Any, Layout | None]], expected: Layouts) -> Any:
         """Run a hook on gradients, of which it is known how they lie; what it returns for them must lie so too."""
+        given = list(given)
         before, listening = self._notes.bn, self.listening
+        versions = [gradient._version for gradient, _ in given if isinstance(gradient, Tensor)]
         for gradient, layout in given:
             if isinstance(gradient, Tensor) and isinstance(layout, BatchLayout) and not layout.claims:
                 self._following.put(gradient, layout)
@@ -115,7 +121,9 @@ class Hearing:
                 result = hook()
         finally:
             self.listening = listening
-        if result is None:  # it looks, and changes nothing
+        if versions != [gradient._version for gradient, _ in given if isinstance(gradient, Tensor)]:
+            self._notes.bn = "rows"  # what it has changed in place is not followed
+        elif result is None:  # it looks, and changes nothing
             self._notes.bn = before
         with torch._C.DisableTorchFunction():
             for each, layout in zip(result if isinstance(result, tuple) else (result,), expected, strict=False):

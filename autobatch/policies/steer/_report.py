@@ -57,6 +57,8 @@ class TimedSizes(Plain):
         """Refuse what nobody can have timed; a ValueError."""
         if len(self.seconds) not in {0, 2} or not all(0.0 < taken < math.inf for _, taken in self.seconds):
             raise ValueError(f"expected seconds of two batch sizes, got {self.seconds}")
+        if not 0.0 <= self.took < math.inf:
+            raise ValueError(f"took: expected seconds, got {self.took}")
 
 
 @dataclass(frozen=True)
@@ -248,6 +250,8 @@ class ScoutReport:
             whole = duration(seconds * self.epochs / self.periods)
             all_of = in_epochs(self.epochs, self.periods)
             lines.append(f"at s{size} an epoch takes {duration(seconds)}, all {all_of} {whole}")
+        if self.timed.took and not self.timed.seconds:
+            lines.append("what an example takes with smaller batches could not be found out")
         if self.timed.seconds:
             (usual, longer), (wanted, shorter) = self.timed.seconds
             lines.append(

@@ -98,6 +98,11 @@ class RecordingController(AutoBatchController):
 
     cell: LoopCell
 
+    @property
+    def fetched_ahead(self) -> bool:
+        """Whether batches are handed out that are not trained."""
+        return bool(self._training.course.waiting)
+
     def attach(self, model: nn.Module, optimizer: Optimizer, **sizes: Any) -> "RecordingController":
         """Attach, and tell the cell."""
         super().attach(model, optimizer, **sizes)

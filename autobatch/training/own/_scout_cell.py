@@ -39,11 +39,6 @@ class ScoutController(RecordingController):
 
     cell: "ScoutCell"
 
-    @property
-    def fetched_ahead(self) -> bool:
-        """Whether batches are handed out that are not trained."""
-        return bool(self._training.course.waiting)
-
     def step(self, *, samples: int | Tensor | None = None, batch_dim: int = 0) -> AbstractContextManager[Step]:
         """Return the context of ``AutoBatchController.step``; the loss that ``backward`` gets is noted."""
         passing = super().step(samples=samples, batch_dim=batch_dim)

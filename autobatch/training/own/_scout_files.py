@@ -185,5 +185,7 @@ def _read(path: Path, kind: type[_Kept]) -> _Kept:
             raise ValueError("it is of another version")
         return kind.from_dict(state)
 
-    what, again = ("scout", "train this scout") if kind is KeptScout else ("timing of a loop", "time the loop")
-    return load_json(path, what, kept, f"; delete it to {again} anew")
+    what, again = "timing of a loop", "the folder to scout"
+    if kind is KeptScout:
+        what, again = "scout", "it to train this scout"
+    return load_json(path, what, kept, f"; delete {again} anew")

@@ -6,6 +6,7 @@ import logging
 import math
 import re
 import sys
+import time
 import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
@@ -224,6 +225,7 @@ class _Scouting:
         self._task: TaskInfo | None = None
         self._loop: Mapping[str, Any] = {}
         self._timed: TimedSizes | None = None
+        self._untimed: TaskInfo | None = None
         self._earlier = self._called = self._on_accelerator = False
         self._code = code_fingerprint(train)
 
@@ -241,7 +243,11 @@ class _Scouting:
         while (self._plan is None and place == 0) or (self._plan and place < len(self._plan.configurations)):
             kept = self._found(place)
             if kept is None:
+                begun = time.perf_counter()
                 kept = self._trained(place)
+                if self._untimed is not None:
+                    self._time(self._untimed, time.perf_counter() - begun)
+                    kept = self._trained(place)
             else:
                 _LOGGER.warning(
                     "scout %s is of an earlier call and not trained again: nothing that can be seen has changed; if "
@@ -312,13 +318,15 @@ class _Scouting:
     def _plan_of(self, task: TaskInfo) -> ScoutPlan:
         if task.around and self._task is not None:
             self._check_same(task)
-        if self._timed is None and sizes_to_time(task):
-            raise _UntimedError(task)
         score = self._score or _score_of(self._kept)
         self._task = self._as_timed(replace(task, guessing=_guessing(self._kept), score=score))
         self._policy.reset(self._task, None)
-        self._plan = self._policy.scouts(self._done())
-        return self._plan
+        plan = self._policy.scouts(self._done())
+        if self._timed is None and plan.configurations and sizes_to_time(task):
+            self._untimed, self._task = task, None
+            raise NothingToScoutError("what an example takes has to be known before")
+        self._plan = plan
+        return plan
 
     def _as_timed(self, task: TaskInfo) -> TaskInfo:
         return replace(task, example_seconds=dict(self._timed.seconds) if self._timed else {})
@@ -381,12 +389,11 @@ class _Scouting:
             cell.check_end()
         except NothingToScoutError:
             return None
-        except _UntimedError as untimed:
-            self._time(untimed.task)
-            return self._trained(place)
         except (_OtherLoopError, _StaleError, OutputError):
             raise
         except AutoBatchError as error:
+            if self._untimed is not None:  # the loop has caught the error that said so
+                return None
             if isinstance(error, ConfigError) and cell.task is None:  # so would every scout, and the training
                 raise
             failure = str(error)
@@ -420,9 +427,10 @@ class _Scouting:
         )
         return kept
 
-    def _time(self, task: TaskInfo) -> None:
-        """Find out what examples take in the loop."""
-        self._timed = TimingCell(task, self._arguments).timed(self._train)
+    def _time(self, task: TaskInfo, before: float) -> None:
+        """Find out what examples take in the loop, after a call of so many seconds that has said that it is needed."""
+        timed = TimingCell(task, self._arguments).timed(self._train)
+        self._timed, self._untimed = replace(timed, took=timed.took + before), None
         self._folder.write_timed(self._timed)
         each = ", ".join(f"{seconds:.3g} s at s{size}" for size, seconds in self._timed.seconds)
         _LOGGER.info("an example takes %s", each or "a time that could not be found out")
@@ -486,14 +494,6 @@ class _Scouting:
                 "rate to the policy (rates='steered')"
             )
         return "; ".join(told)
-
-
-class _UntimedError(AutoBatchError):
-    """What an example takes has to be known before scouts can be planned; it ends the first of them."""
-
-    def __init__(self, task: TaskInfo) -> None:
-        super().__init__("the loop is not timed yet")
-        self.task = task
 
 
 class _StaleError(ConfigError):

@@ -56,7 +56,7 @@ class TimedPolicy(Stateless):
 
     def periods_of_epoch(self, batch_sizes: Sequence[int], dataset_size: int, epochs: int) -> int:
         """Return how often the sizes change in an epoch."""
-        return max(1, dataset_size // max(STEPS * max(self._sizes), batch_sizes[-1]))
+        return max(1, dataset_size // (STEPS * max(batch_sizes)))
 
     def reset(self, task: TaskInfo, library: BeaconLibrary | None) -> None:
         """Learn the rates, of which the lowest is taken: what is trained here is thrown away."""
@@ -80,6 +80,7 @@ class TimingCell(LoopCell):
         self._sizes = sizes_to_time(task)
         plain = {
             **arguments,
+            "batch_sizes": self._sizes,
             "plan": replace(arguments["plan"], decide_every=None),
             "measuring": replace(arguments["measuring"], steps=NeverMeasure()),
         }
@@ -88,15 +89,16 @@ class TimingCell(LoopCell):
         self._blocks: dict[int, list[float]] = {size: [] for size in self._sizes}  # seconds of an example in each
         self._size = 0  # of the block that is under way
         self._begins: list[tuple[float, int]] = []  # when its batches began, and after how many examples
-        self._periods = 0
+        self._periods, self._over = 0, False
 
     def timed(self, train: Train) -> TimedSizes:
         """Call the loop, and return what it takes; nothing where it fails."""
         try:
             self.call(train)
         except AutoBatchError as error:
-            _LOGGER.warning("the loop could not be timed: %s", str(error).splitlines()[-1])
-            self._blocks = {}
+            if not self._over:
+                _LOGGER.warning("the loop could not be timed: %s", str(error).splitlines()[-1])
+                self._blocks = {}
         known = {size: min(taken[1:]) for size, taken in self._blocks.items() if len(taken) > 1}
         seconds = tuple(known.items()) if len(known) == len(self._sizes) else ()
         return TimedSizes(seconds, time.perf_counter() - self._begun)
@@ -109,14 +111,17 @@ class TimingCell(LoopCell):
     def observe(self, figures: Mapping[str, Any]) -> None:
         """End the training once every block has been timed."""
         self._periods += 1
-        if self._periods >= BLOCKS * len(self._sizes):
+        if self._periods == BLOCKS * len(self._sizes):
             self.close()
+            self._over = True
             self.controller.stop("the loop is timed")
 
     def begin(self, size: int) -> None:
         """Note that a batch begins, or the next part of one."""
         if size != self._size:
             self.close()
+        if self.controller.fetched_ahead:  # by workers, which have some batches ready whatever they take
+            self._blocks = {}
         self._size, examples = size, self.controller.examples
         if not self._begins or examples > self._begins[-1][1]:
             self._begins.append((self._now(), examples))

@@ -1,6 +1,7 @@
 """Samples that act on each other through a mask, an order or a factor: their label is "rows"; that of others stays."""
 
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
@@ -281,3 +282,37 @@ def test_backward_hooks_that_a_module_is_given_in_the_step() -> None:
             return self.sine(h, x)
 
     assert_heard(Late(), "rows")
+
+
+@pytest.mark.parametrize("everywhere", [True, False])
+def test_a_hook_that_changes_gradients_in_place(everywhere: bool) -> None:
+    def ahead(module: nn.Module, outputs: tuple[Tensor, ...]) -> None:
+        if isinstance(module, Sine):
+            outputs[0].sub_(outputs[0].mean(0))
+
+    sine = Sine()
+    own = nn.modules.module.register_module_full_backward_pre_hook
+    handle = own(ahead) if everywhere else sine.register_full_backward_pre_hook(ahead)
+    try:
+        assert_heard(sine, "rows")
+    finally:
+        handle.remove()
+
+
+def test_a_hook_that_all_modules_are_given_in_the_step() -> None:
+    handles: list[Any] = []
+
+    def mixing(module: nn.Module, outputs: tuple[Tensor, ...]) -> tuple[Tensor, ...] | None:
+        return (outputs[0].flip(0),) if isinstance(module, Sine) else None
+
+    class Late(Sine):
+        def forward(self, h: Tensor, x: Tensor) -> Tensor:
+            if not handles:
+                handles.append(nn.modules.module.register_module_full_backward_pre_hook(mixing))
+            return super().forward(h, x)
+
+    (x, y), model = batch(), Gated(Late()).double()
+    try:
+        assert measured(model, x, y, lambda z, y: F.cross_entropy(z, y, reduction="sum")).spectrum().bn == "rows"
+    finally:
+        handles[0].remove()

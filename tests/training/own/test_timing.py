@@ -4,7 +4,7 @@ import json
 import logging
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +32,8 @@ class Loop:
         self.calls = 0
         self.sizes: list[list[int]] = []
         self.fails: int | None = None
-        self.only_one = False
+        self.only_one = self.goes_on = False
+        self.ahead = 0
 
     def __call__(self, controller: AutoBatchController) -> AutoBatchController:
         self.calls += 1
@@ -46,7 +47,7 @@ class Loop:
             raise RuntimeError("no such luck")
         self.sizes.append([])
         for _ in controller.each_epoch():
-            for indices in controller.batches():
+            for indices in self.fetched(controller):
                 self.sizes[-1].append(len(indices))
                 self.clock[0] += self.seconds(len(indices)) / 4
                 for part in controller.micro_batches(torch.as_tensor(indices)):
@@ -59,7 +60,18 @@ class Loop:
             controller.end_epoch(val_loss=F.cross_entropy(model(x), y).item())
             if self.only_one:
                 break
+        if self.goes_on:
+            controller.end_epoch(val_loss=0.0)
         return controller
+
+    def fetched(self, controller: AutoBatchController) -> Iterator[list[int]]:
+        """Yield the batches, some fetched ahead as by a loader's workers."""
+        queue: list[list[int]] = []
+        for batch in controller.batch_sampler:
+            queue.append(batch)
+            if len(queue) > self.ahead:
+                yield queue.pop(0)
+        yield from queue
 
 
 @pytest.fixture
@@ -154,9 +166,62 @@ def test_what_was_timed_is_kept_with_the_scouts(tmp_path: Path, clock: list[floa
     assert scout(slower, **arguments).timed == first.timed
     assert slower.calls == len(first.trained) - 1
     kept = json.loads((tmp_path / "timed.json").read_text())
-    for damaged in ({**kept, "seconds": [[32, 1.0]]}, {**kept, "seconds": [[32, -1.0], [64, 1.0]]}, {"seconds": []}):
+    for damaged in (
+        {**kept, "seconds": [[32, 1.0]]},
+        {**kept, "seconds": [[32, -1.0], [64, 1.0]]},
+        {**kept, "took": -5.0},
+        {**kept, "took": None},
+        {"seconds": []},
+    ):
         (tmp_path / "timed.json").write_text(json.dumps(damaged))
-        with pytest.raises(CheckpointError, match=r"timed\.json: damaged: .*; delete it to time the loop anew"):
+        with pytest.raises(CheckpointError, match=r"timed\.json: damaged: .*; delete the folder to scout anew"):
             scout(Loop(clock, by_size), **arguments)
     (tmp_path / "timed.json").unlink()  # as an older version left it: nothing was timed
     assert math.isclose(scout(Loop(clock, by_size), **arguments).timed.took, 0.0)
+
+
+def test_a_loop_without_scouts_is_not_timed(tmp_path: Path, clock: list[float]) -> None:
+    loop = Loop(clock, by_size)
+    report = scout(loop, batch_sizes=SIZES, learning_rates=(0.01, 0.1), scouts=0, out=tmp_path)
+    assert (loop.calls, report.timed.took, report.batch_size) == (1, 0.0, 64)
+
+
+@pytest.mark.parametrize("sizes", [(32, 64, 8192), (16, 32, 64)])
+def test_few_batches_are_trained_for_that_whatever_the_ladder(
+    tmp_path: Path, clock: list[float], sizes: tuple[int, ...]
+) -> None:
+    loop = Loop(clock, by_size)
+    report = scout(loop, batch_sizes=sizes, learning_rates=(0.01, 0.1, 1.0), out=tmp_path)
+    assert len(report.timed.seconds) == 2
+    assert sum(loop.sizes[0]) < 6000
+
+
+def test_a_loop_that_goes_on_after_its_end_or_hides_errors_is_timed(tmp_path: Path, clock: list[float]) -> None:
+    loop = Loop(clock, by_size)
+    loop.goes_on = True
+    arguments: dict[str, Any] = {"batch_sizes": SIZES, "learning_rates": (0.01, 0.1, 1.0)}
+    with pytest.warns(UserWarning, match="after the scout's end"):
+        report = scout(loop, **arguments, out=tmp_path / "on")
+    assert len(report.timed.seconds) == 2
+
+    hidden = Loop(clock, by_size)
+
+    def hiding(controller: AutoBatchController) -> None:
+        try:
+            hidden(controller)
+        except Exception:
+            return
+
+    report = scout(hiding, **arguments, out=tmp_path / "hidden")
+    assert len(report.timed.seconds) == 2
+    assert [one.scout.batch_size for one in report.trained][:2] == [32, 32]
+
+
+def test_what_is_fetched_ahead_tells_no_time(tmp_path: Path, clock: list[float]) -> None:
+    loop = Loop(clock, by_size)
+    loop.ahead = 4
+    report = scout(loop, batch_sizes=SIZES, learning_rates=(0.01, 0.1, 1.0), out=tmp_path)
+    assert report.timed.seconds == ()
+    assert report.timed.took > 0.0
+    assert "could not be found out" in str(report)
+    assert report.trained[0].scout.batch_size == 64
