@@ -429,6 +429,7 @@ class _Scouting:
 
     def _time(self, task: TaskInfo, before: float) -> None:
         """Find out what examples take in the loop, after a call of so many seconds that has said that it is needed."""
+        gc.collect()  # as before a scout
         timed = TimingCell(task, self._arguments).timed(self._train)
         self._timed, self._untimed = replace(timed, took=timed.took + before), None
         self._folder.write_timed(self._timed)
