@@ -133,8 +133,8 @@ def load_run_config(out: Path) -> RunConfig:
     path = out / CONFIG
     if not path.is_file():
         begun = out.is_dir() and not any(out.iterdir())
-        what = "holds no run (it is empty: what was begun there ended before its first step); begin it without --resume"
-        raise CheckpointError(f"{out}: {what}" if begun else no_run(out))
+        empty = " (it is empty: what was begun there ended before its first step, and is begun without --resume)"
+        raise CheckpointError(f"{no_run(out)}{empty * begun}")
     if is_loop(out):
         raise CheckpointError(
             f"{out}: holds a run of a loop of its own, not of 'autobatch run'; that loop goes on by load_state_dict()"

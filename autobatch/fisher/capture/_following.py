@@ -258,6 +258,8 @@ class Following:
         """Follow the samples through a call without grad mode."""
         pairs = [(tensor, self._layouts.get(tensor)) for tensor in call.heeded]
         if found := [(tensor, layout) for tensor, layout in pairs if layout is not None and not layout.claims]:
+            if call.name == "batch_norm" and _in_training(call):
+                self._notes.bn = "rows"
             self._move(call, found)
             self._inside.update((id(tensor), weakref.ref(tensor)) for tensor in call.outputs)
 
@@ -343,11 +345,16 @@ class Following:
             self._notes.bn = "rows"
 
     def _note_batch_norm(self, call: Call) -> None:
-        training = bool(call.kwargs.get("training", call.args[5] if len(call.args) > 5 else False))
+        training = _in_training(call)
         if training and self._wanted_bn == "eval":
             raise MeasureError('bn="eval" was asked for, but a BatchNorm layer runs in train mode: call model.eval()')
         if training or self._notes.bn == "none":
             self._notes.bn = "rows" if training else "eval"
+
+
+def _in_training(call: Call) -> bool:
+    """Return whether a call of ``F.batch_norm`` goes by the batch's own statistics."""
+    return bool(call.kwargs.get("training", call.args[5] if len(call.args) > 5 else False))
 
 
 def _kind(node: Any) -> type:

@@ -252,7 +252,7 @@ class ScoutReport:
             lines.append(f"at s{size} an epoch takes {duration(seconds)}, all {all_of} {whole}")
         if self.timed.took and not self.timed.seconds:
             lines.append("what an example takes with smaller batches could not be found out")
-        if self.timed.seconds:
+        if self.timed.seconds and "times as long" not in self.note:
             (usual, longer), (wanted, shorter) = self.timed.seconds
             lines.append(
                 f"an example takes {figure(longer / shorter)} times as long at s{usual} as at s{wanted}, by a few "

@@ -143,7 +143,7 @@ def plan_scouts(
         notes.append(f"{examples} has steps enough with batches of {size}: no smaller one is tried")
     elif small_are_cheap(task):
         usual, wanted = _both_sizes(task)
-        times = f"only {figure(times_longer(task) or 1.0)} times as long"
+        times = f"{figure(times_longer(task) or 1.0)} times as long"
         notes.append(f"an example takes {times} with batches of {usual} as with {wanted}, so no larger ones are needed")
     if not many and room > taken and math.isfinite(hardly):
         smaller = _smaller(task, size)

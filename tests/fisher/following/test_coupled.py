@@ -149,6 +149,7 @@ hooks = pytest.mark.parametrize(
         (lambda g: g / g.norm(), "rows"),
         (lambda g: g.flip(0), "rows"),
         (lambda g: g - g.mean(0), "rows"),
+        (lambda g: F.batch_norm(g, None, None, training=True), "rows"),
         (lambda g: (2 * g).clamp(-1, 1), "none"),
         (lambda g: g / g.norm(dim=1, keepdim=True), "none"),
         (lambda g: print(g.norm()), "none"),
@@ -238,7 +239,7 @@ def test_backward_hooks_on_all_modules(kind: str, hook: Hook, bn: str) -> None:
 
     if kind == "half":  # deprecated: nothing is known of how its gradients lie
         handle = nn.modules.module.register_module_backward_hook(full)
-        bn = "none" if hook(torch.zeros(1, 1)) is None else "rows"
+        bn = "none" if hook(torch.zeros(2, 2)) is None else "rows"
     elif kind == "full":
         handle = nn.modules.module.register_module_full_backward_hook(full)
     else:

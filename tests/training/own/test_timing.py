@@ -109,7 +109,7 @@ def test_scouts_of_many_examples_take_larger_batches_where_an_example_then_takes
     assert taken == pytest.approx({32: seconds(32) / 32, 64: seconds(64) / 64}, rel=0.03)
     assert report.trained[0].scout.batch_size == size
     assert taken[32] / taken[64] == pytest.approx(times, rel=0.01)
-    assert f"an example takes {figure(taken[32] / taken[64])} times as long at s32 as at s64" in str(report)
+    assert str(report).count(f"an example takes {figure(taken[32] / taken[64])} times as long") == 1
     assert ("so no larger ones are needed" in report.note) == (size == 32)
     assert loop.calls == 2 + len(report.trained), "the first says that it has to be timed, the second times it"
     timed = loop.sizes[0]
